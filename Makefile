@@ -1,0 +1,73 @@
+# Every habit is one word. Each target builds .venv when it is missing and rebuilds the
+# extension when its sources changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard rmsprop_fast/*.p[xy][dx] \
+    rmsprop_fast/cpu/*.p[xy][dxi] rmsprop_fast/cpu/*.h rmsprop_fast/include/rmsprop_fast/*.h)
+
+.PHONY: help build demo test lint format bench docs wheel clean
+
+help:
+	@echo "make demo    train on real data: place names -> country"
+	@echo "make test    build and run the whole test suite"
+	@echo "make lint    ruff, cython-lint, mypy, numpydoc"
+	@echo "make docs    build docs/_build/html"
+	@echo "make bench   measure against peers and against memory"
+	@echo "make wheel   build sdist and wheel into dist/"
+	@echo "make clean   remove everything that was built"
+
+# --- Environment and extension ----------------------------------------------------------
+
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"rmsprop_fast needs Python >= 3.11, {sys.executable} is {v[0]}.{v[1]}")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'Cython>=3.1' 'numpy>=2.0' build
+	touch $@
+
+# In place, so that edited Python is live; setup.py recompiles only what changed.
+$(VENV)/.built: $(VENV)/.dev $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(VENV)/.%: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$*]'
+	touch $@
+
+build: $(VENV)/.built
+
+# --- Habits -----------------------------------------------------------------------------
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m rmsprop_fast.demo "Llanfair" "Kyoto" "Saint-Pierre"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint rmsprop_fast
+	$(BIN)/mypy
+	$(BIN)/python -m numpydoc.hooks.validate_docstrings rmsprop_fast/*.py
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist wheelhouse docs/_build docs/generated demo-output
+	rm -rf *.egg-info .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	find rmsprop_fast -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

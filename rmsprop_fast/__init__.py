@@ -1,0 +1,22 @@
+"""RMSprop for arrays you already own: Keras's API, in place, at memory speed."""
+
+from rmsprop_fast.cpu import dispatch as _dispatch  # first: it chooses the loops
+
+# isort: split
+from rmsprop_fast import schedules
+from rmsprop_fast.config import get_include, show_config
+from rmsprop_fast.indexed_slices import IndexedSlices
+from rmsprop_fast.optimizer import Optimizer
+from rmsprop_fast.rmsprop import RMSprop
+
+__all__ = [
+    "IndexedSlices",
+    "Optimizer",
+    "RMSprop",
+    "__version__",
+    "get_include",
+    "schedules",
+    "show_config",
+]
+
+__version__ = "0.1.0.dev0"

@@ -1,0 +1,15 @@
+# Which addresses are taken: sorted, disjoint intervals.
+
+cdef struct Interval:
+    size_t low
+    size_t high   # one past the end
+
+cdef class Extents:
+    cdef Interval *intervals
+    cdef Py_ssize_t n, capacity
+
+    # The first interval that ends after `low`.
+    cdef Py_ssize_t _first_after(self, size_t low) noexcept nogil
+
+    # Whether [low, high) meets any interval.
+    cdef bint touches(self, size_t low, size_t high) noexcept nogil

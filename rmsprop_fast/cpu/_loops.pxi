@@ -1,0 +1,207 @@
+# The serial loops over contiguous spans. Each _loops_<isa>.pyx is this text under that
+# ISA's compiler flags; dispatch imports one of them and takes its `spans` table.
+
+from cpython.pycapsule cimport PyCapsule_New
+
+from rmsprop_fast.cpu._spans cimport (
+    CENTERED, EPS_IN_SQRT, F32, F64, MOMENTUM, NORM_LANES, SPANS_VERSION, Coef, Spans,
+)
+from rmsprop_fast.header cimport (
+    rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_grad_f32, rmsprop_grad_f64,
+    rmsprop_in_f32, rmsprop_in_f64, rmsprop_out_f32, rmsprop_out_f64,
+    rmsprop_update_f32, rmsprop_update_f64,
+)
+
+
+cdef inline double fold(double *lanes) noexcept nogil:
+    """Add lane j + width to lane j for width 16, 8, 4, 2, 1: the specified order."""
+    cdef Py_ssize_t lane, width = NORM_LANES // 2
+    while width > 0:
+        for lane in range(width):
+            lanes[lane] += lanes[lane + width]
+        width //= 2
+    return lanes[0]
+
+
+cdef inline void _update_f32(
+    rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
+    rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n, const Coef *coef,
+    const bint centered, const bint momentum, const bint eps_in_sqrt,
+) noexcept nogil:
+    """Called at eight sites with literal flags: eight vectorised loops from one text."""
+    cdef rmsprop_coef_f32 c = coef.f32
+    cdef Py_ssize_t i
+    for i in range(n):
+        rmsprop_update_f32(
+            &param[i], rmsprop_grad_f32(grad[i], c), &rms[i],
+            &mg[i] if centered else NULL, &mom[i] if momentum else NULL,
+            c, centered, momentum, eps_in_sqrt)
+
+
+cdef void update_f32(
+    void *param, const void *grad, void *rms, void *mg, void *mom,
+    Py_ssize_t n, const Coef *coef, int variant,
+) noexcept nogil:
+    cdef float *p = <float *> param
+    cdef const float *g = <const float *> grad
+    cdef float *r = <float *> rms
+    cdef float *a = <float *> mg
+    cdef float *m = <float *> mom
+    if variant == 0:
+        _update_f32(p, g, r, a, m, n, coef, False, False, False)
+    elif variant == CENTERED:
+        _update_f32(p, g, r, a, m, n, coef, True, False, False)
+    elif variant == MOMENTUM:
+        _update_f32(p, g, r, a, m, n, coef, False, True, False)
+    elif variant == CENTERED + MOMENTUM:
+        _update_f32(p, g, r, a, m, n, coef, True, True, False)
+    elif variant == EPS_IN_SQRT:
+        _update_f32(p, g, r, a, m, n, coef, False, False, True)
+    elif variant == EPS_IN_SQRT + CENTERED:
+        _update_f32(p, g, r, a, m, n, coef, True, False, True)
+    elif variant == EPS_IN_SQRT + MOMENTUM:
+        _update_f32(p, g, r, a, m, n, coef, False, True, True)
+    else:
+        _update_f32(p, g, r, a, m, n, coef, True, True, True)
+
+
+cdef inline void _take_f32(
+    rmsprop_out_f32 out, rmsprop_in_f32 grad, Py_ssize_t n, const Coef *coef,
+    const bint add,
+) noexcept nogil:
+    """Called with literal `add`: out = the gradient as the update sees it, or out +=."""
+    cdef rmsprop_coef_f32 c = coef.f32
+    cdef Py_ssize_t i
+    for i in range(n):
+        if add:
+            out[i] += rmsprop_grad_f32(grad[i], c)
+        else:
+            out[i] = rmsprop_grad_f32(grad[i], c)
+
+
+cdef void take_f32(
+    void *out, const void *grad, Py_ssize_t n, const Coef *coef,
+) noexcept nogil:
+    _take_f32(<float *> out, <const float *> grad, n, coef, False)
+
+
+cdef void add_f32(
+    void *out, const void *grad, Py_ssize_t n, const Coef *coef,
+) noexcept nogil:
+    _take_f32(<float *> out, <const float *> grad, n, coef, True)
+
+
+cdef double sum_of_squares_f32(const void *grad, Py_ssize_t n) noexcept nogil:
+    cdef rmsprop_in_f32 g = <const float *> grad
+    cdef double[NORM_LANES] lanes
+    cdef double x
+    cdef Py_ssize_t i, lane, whole = n - n % NORM_LANES
+    for lane in range(NORM_LANES):
+        lanes[lane] = 0
+    for i in range(n // NORM_LANES):
+        for lane in range(NORM_LANES):
+            x = g[i * NORM_LANES + lane]
+            lanes[lane] += x * x
+    for i in range(whole, n):
+        x = g[i]
+        lanes[i - whole] += x * x
+    return fold(lanes)
+
+
+cdef inline void _update_f64(
+    rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
+    rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n, const Coef *coef,
+    const bint centered, const bint momentum, const bint eps_in_sqrt,
+) noexcept nogil:
+    """Called at eight sites with literal flags: eight vectorised loops from one text."""
+    cdef rmsprop_coef_f64 c = coef.f64
+    cdef Py_ssize_t i
+    for i in range(n):
+        rmsprop_update_f64(
+            &param[i], rmsprop_grad_f64(grad[i], c), &rms[i],
+            &mg[i] if centered else NULL, &mom[i] if momentum else NULL,
+            c, centered, momentum, eps_in_sqrt)
+
+
+cdef void update_f64(
+    void *param, const void *grad, void *rms, void *mg, void *mom,
+    Py_ssize_t n, const Coef *coef, int variant,
+) noexcept nogil:
+    cdef double *p = <double *> param
+    cdef const double *g = <const double *> grad
+    cdef double *r = <double *> rms
+    cdef double *a = <double *> mg
+    cdef double *m = <double *> mom
+    if variant == 0:
+        _update_f64(p, g, r, a, m, n, coef, False, False, False)
+    elif variant == CENTERED:
+        _update_f64(p, g, r, a, m, n, coef, True, False, False)
+    elif variant == MOMENTUM:
+        _update_f64(p, g, r, a, m, n, coef, False, True, False)
+    elif variant == CENTERED + MOMENTUM:
+        _update_f64(p, g, r, a, m, n, coef, True, True, False)
+    elif variant == EPS_IN_SQRT:
+        _update_f64(p, g, r, a, m, n, coef, False, False, True)
+    elif variant == EPS_IN_SQRT + CENTERED:
+        _update_f64(p, g, r, a, m, n, coef, True, False, True)
+    elif variant == EPS_IN_SQRT + MOMENTUM:
+        _update_f64(p, g, r, a, m, n, coef, False, True, True)
+    else:
+        _update_f64(p, g, r, a, m, n, coef, True, True, True)
+
+
+cdef inline void _take_f64(
+    rmsprop_out_f64 out, rmsprop_in_f64 grad, Py_ssize_t n, const Coef *coef,
+    const bint add,
+) noexcept nogil:
+    """Called with literal `add`: out = the gradient as the update sees it, or out +=."""
+    cdef rmsprop_coef_f64 c = coef.f64
+    cdef Py_ssize_t i
+    for i in range(n):
+        if add:
+            out[i] += rmsprop_grad_f64(grad[i], c)
+        else:
+            out[i] = rmsprop_grad_f64(grad[i], c)
+
+
+cdef void take_f64(
+    void *out, const void *grad, Py_ssize_t n, const Coef *coef,
+) noexcept nogil:
+    _take_f64(<double *> out, <const double *> grad, n, coef, False)
+
+
+cdef void add_f64(
+    void *out, const void *grad, Py_ssize_t n, const Coef *coef,
+) noexcept nogil:
+    _take_f64(<double *> out, <const double *> grad, n, coef, True)
+
+
+cdef double sum_of_squares_f64(const void *grad, Py_ssize_t n) noexcept nogil:
+    cdef rmsprop_in_f64 g = <const double *> grad
+    cdef double[NORM_LANES] lanes
+    cdef double x
+    cdef Py_ssize_t i, lane, whole = n - n % NORM_LANES
+    for lane in range(NORM_LANES):
+        lanes[lane] = 0
+    for i in range(n // NORM_LANES):
+        for lane in range(NORM_LANES):
+            x = g[i * NORM_LANES + lane]
+            lanes[lane] += x * x
+    for i in range(whole, n):
+        x = g[i]
+        lanes[i - whole] += x * x
+    return fold(lanes)
+
+
+cdef Spans table
+table.version = SPANS_VERSION
+table.update[F32] = update_f32
+table.update[F64] = update_f64
+table.take[F32] = take_f32
+table.take[F64] = take_f64
+table.add[F32] = add_f32
+table.add[F64] = add_f64
+table.sum_of_squares[F32] = sum_of_squares_f32
+table.sum_of_squares[F64] = sum_of_squares_f64
+
+spans = PyCapsule_New(<void *> &table, "rmsprop_fast.cpu.spans", NULL)

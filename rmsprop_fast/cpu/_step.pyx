@@ -1,0 +1,615 @@
+"""One step over any number of variables: every rule tested, one task list, one run.
+
+The tests here are macros and say only yes or no. `validation` holds the same rules in
+Python, finds the broken one and words the error; a property test compares the two.
+"""
+
+cimport numpy as cnp
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.long cimport PyLong_FromVoidPtr
+from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport INFINITY, fabs, sqrt
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from rmsprop_fast.cpu._extents cimport Extents
+from rmsprop_fast.cpu._sort cimport (
+    Occurrence32, Occurrence64, copy_rows, is_wide, sort_rows,
+)
+from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
+from rmsprop_fast.cpu._tasks cimport (
+    Gradient, Layout, Task, Variable, add_dense, add_rows, max_tasks, run, sum_squares,
+    take, work_after,
+)
+from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
+
+from rmsprop_fast import threads
+from rmsprop_fast.indexed_slices import IndexedSlices
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItemWithError(object mapping, object key) except? NULL
+
+cdef enum:
+    NORM_BLOCKS = 8192    # block sums held at once: 64 KiB at any size of gradient
+    HOLD_GIL_BELOW = 4096  # elements: letting go of the GIL costs about as much
+
+
+# --- What a step knows of a variable, and of a gradient -------------------------------
+
+cdef struct Record:
+    Variable var
+    Layout *layout            # one block with its dims and strides
+    PyObject *owner           # the array: it must outlive its address
+    int typenum
+    const char *grad_low      # the last gradient whose addresses were found free
+    const char *grad_high
+    Py_ssize_t grad_epoch
+    Py_ssize_t step           # the last step that met it, and how often in that step
+    Py_ssize_t meetings
+
+cdef struct Entry:
+    Layout layout             # of the gradient
+    Py_ssize_t record
+    Py_ssize_t round          # the k-th update of one variable within a step
+    PyObject *indices         # NULL: dense
+    Py_ssize_t n              # occurrences
+    const void *occurrences
+
+
+cdef inline bint _is_real(cnp.ndarray array) noexcept:
+    cdef int typenum = cnp.PyArray_TYPE(array)
+    return (typenum == cnp.NPY_FLOAT or typenum == cnp.NPY_DOUBLE) and (
+        cnp.PyArray_ISNOTSWAPPED(array))
+
+
+cdef inline bint _is_run(cnp.ndarray array) noexcept:
+    return cnp.PyArray_CHKFLAGS(
+        array, cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED)
+
+
+cdef inline bint _rows_are_runs(cnp.ndarray array) noexcept:
+    """Whether each array[k] is one aligned C-contiguous run."""
+    cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
+    cdef int axis
+    if not cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_ALIGNED):
+        return False
+    for axis in range(cnp.PyArray_NDIM(array) - 1, 0, -1):
+        if cnp.PyArray_DIM(array, axis) != 1:
+            if cnp.PyArray_STRIDE(array, axis) != stride:
+                return False
+            stride *= cnp.PyArray_DIM(array, axis)
+    return True
+
+
+cdef void _bounds(cnp.ndarray array, const char **low, const char **high) noexcept:
+    """Find the addresses that the array's elements lie between."""
+    cdef const char *start = <const char *> cnp.PyArray_DATA(array)
+    cdef const char *end = start + cnp.PyArray_ITEMSIZE(array)
+    cdef Py_ssize_t reach
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, axis) == 0:
+            low[0] = high[0] = start
+            return
+        reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if reach < 0:
+            start += reach
+        else:
+            end += reach
+    low[0] = start
+    high[0] = end
+
+
+cdef void _describe(cnp.ndarray array, Gradient *grad, Layout *layout) noexcept:
+    """Point `grad` at an array of _is_real."""
+    grad.dtype = F32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT else F64
+    grad.data = <const char *> cnp.PyArray_DATA(array)
+    grad.size = cnp.PyArray_SIZE(array)
+    grad.layout = NULL
+    layout.ndim = cnp.PyArray_NDIM(array)
+    layout.dims = <const Py_ssize_t *> cnp.PyArray_DIMS(array)
+    layout.strides = <const Py_ssize_t *> cnp.PyArray_STRIDES(array)
+    if not _is_run(array):
+        grad.layout = layout
+    grad.row_stride = 0
+    grad.rows_are_runs = False
+    if layout.ndim > 0:
+        grad.row_stride = layout.strides[0]
+        grad.rows_are_runs = _rows_are_runs(array)
+    grad.scale = 1
+
+
+cdef Coef _coef(
+    double lr, double rho, double momentum, double epsilon, double keep, double clip,
+) noexcept:
+    cdef Coef coef
+    coef.f32 = rmsprop_coef_make_f32(lr, rho, momentum, epsilon, keep, 1, clip)
+    coef.f64 = rmsprop_coef_make_f64(lr, rho, momentum, epsilon, keep, 1, clip)
+    return coef
+
+
+cdef double _norm_scale(double squares, double norm, double factor) noexcept nogil:
+    """Return what multiplies raw gradients that `factor` multiplies before clipping."""
+    cdef double length = fabs(factor) * sqrt(squares)
+    return factor if length <= norm else factor * (norm / length)
+
+
+cdef void _set_scales(
+    Gradient *grads, Py_ssize_t n, double factor, double clipnorm,
+    double global_clipnorm, double *blocks, int n_threads,
+) noexcept nogil:
+    """Set what multiplies each gradient's raw values: `factor`, then the norms."""
+    cdef double squares = 0
+    cdef Py_ssize_t k
+    if clipnorm == INFINITY and global_clipnorm == INFINITY:
+        for k in range(n):
+            grads[k].scale = factor
+        return
+    sum_squares(grads, n, blocks, NORM_BLOCKS, n_threads)
+    for k in range(n):
+        squares += grads[k].squares
+    for k in range(n):
+        if clipnorm < INFINITY:
+            grads[k].scale = _norm_scale(grads[k].squares, clipnorm, factor)
+        else:
+            grads[k].scale = _norm_scale(squares, global_clipnorm, factor)
+
+
+cdef class Buffer:
+    """Memory that grows and is kept from step to step."""
+
+    cdef void *data
+    cdef size_t size
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef void *reserve(self, size_t size) except NULL:
+        if size > self.size or self.data == NULL:
+            size = max(size, <size_t> 64)
+            free(self.data)  # not realloc: nothing in it is worth a copy
+            self.size = 0
+            self.data = malloc(size)
+            if self.data == NULL:
+                raise MemoryError(f"a step needs {size} bytes for its task list")
+            self.size = size
+        return self.data
+
+
+# --- The step -------------------------------------------------------------------------
+
+
+cdef class Step:
+    """The bound variables' addresses, and steps over them.
+
+    Parameters
+    ----------
+    by_key : dict of int to int
+        From an array's address to its index, kept by `slots.Slots`.
+    extents : Extents
+        The addresses of every bound variable and slot, kept by `slots.Slots`.
+    iterations : ndarray, int64, 0-d
+        Incremented by each step.
+    silent : set of tuple of int
+        The addresses of variables whose missing gradients were warned about.
+    """
+
+    cdef dict by_key
+    cdef Extents extents
+    cdef object iterations
+    cdef set silent
+    cdef Record *records
+    cdef Py_ssize_t n_records, capacity
+    cdef Py_ssize_t epoch        # changes with `extents`
+    cdef Py_ssize_t steps
+    cdef Buffer entries, gradients, tasks, occurrences, blocks
+    # The team that ran the last step, for tests and for `show_config`.
+    cdef readonly int team
+
+    def __init__(self, dict by_key, Extents extents, iterations, set silent):
+        self.by_key = by_key
+        self.extents = extents
+        self.iterations = iterations
+        self.silent = silent
+        self.entries = Buffer()
+        self.gradients = Buffer()
+        self.tasks = Buffer()
+        self.occurrences = Buffer()
+        self.blocks = Buffer()
+        self.team = 0
+
+    def __dealloc__(self):
+        self.clear()
+        free(self.records)
+
+    def clear(self):
+        """Forget every variable."""
+        cdef Py_ssize_t k
+        for k in range(self.n_records):
+            Py_XDECREF(self.records[k].owner)
+            free(self.records[k].layout)
+        self.n_records = 0
+        self.epoch += 1
+
+    def bind(self, Py_ssize_t index, cnp.ndarray var, rms, momentum, mg):
+        """Note where variable `index` and its slots are; again when it gets a slot.
+
+        A slot is a C-contiguous array of the variable's shape and dtype, or None.
+        `extents` holds them all already. Indices come in order.
+        """
+        cdef Record *record
+        cdef Gradient seen
+        cdef Layout layout
+        self.epoch += 1
+        _describe(var, &seen, &layout)
+        if index == self.n_records:
+            self._append(var, &layout)
+        record = &self.records[index]
+        record.typenum = cnp.PyArray_TYPE(var)
+        record.var.dtype = seen.dtype
+        record.var.param = <char *> seen.data
+        record.var.layout = NULL if seen.layout == NULL else record.layout
+        record.var.size = seen.size
+        record.var.n_rows = layout.dims[0] if layout.ndim else 1
+        record.var.width = seen.size // max(record.var.n_rows, <Py_ssize_t> 1)
+        record.var.row_stride = seen.row_stride
+        record.var.rows_are_runs = seen.rows_are_runs
+        record.var.rms = _data(rms)
+        record.var.mom = _data(momentum)
+        record.var.mg = _data(mg)
+
+    cdef int _append(self, cnp.ndarray var, const Layout *layout) except -1:
+        """Add a record that owns the array and a copy of its layout."""
+        cdef Record *grown
+        cdef Layout *copy
+        cdef Py_ssize_t *extents
+        cdef Py_ssize_t n_bytes = layout.ndim * sizeof(Py_ssize_t)
+        if self.n_records == self.capacity:
+            grown = <Record *> realloc(
+                self.records, (2 * self.capacity + 8) * sizeof(Record))
+            if grown == NULL:
+                raise MemoryError
+            self.records = grown
+            self.capacity = 2 * self.capacity + 8
+        copy = <Layout *> malloc(sizeof(Layout) + 2 * n_bytes)
+        if copy == NULL:
+            raise MemoryError
+        extents = <Py_ssize_t *> (copy + 1)
+        memcpy(extents, layout.dims, n_bytes)
+        memcpy(extents + layout.ndim, layout.strides, n_bytes)
+        copy.ndim = layout.ndim
+        copy.dims = extents
+        copy.strides = extents + layout.ndim
+        memset(&self.records[self.n_records], 0, sizeof(Record))
+        self.records[self.n_records].layout = copy
+        self.records[self.n_records].owner = <PyObject *> var
+        Py_INCREF(var)
+        self.n_records += 1
+        return 0
+
+    # --- The rules --------------------------------------------------------------------
+
+    cdef Py_ssize_t _find(self, cnp.ndarray var, Py_ssize_t hint) except -2:
+        """Return the record that `var` is the array of, or -1."""
+        cdef PyObject *found
+        cdef object key
+        # Steps come in the same order: the record is most often the next one.
+        if hint < self.n_records and self._is_known(var, &self.records[hint]):
+            return hint
+        key = PyLong_FromVoidPtr(cnp.PyArray_DATA(var))
+        if cnp.PyArray_SIZE(var) == 0:
+            key = (key, (<object> var).shape)  # as in slots.key: nothing is at its address
+        found = PyDict_GetItemWithError(self.by_key, key)
+        if found == NULL:
+            return -1
+        hint = <object> found
+        return hint if self._is_known(var, &self.records[hint]) else -1
+
+    cdef bint _is_known(self, cnp.ndarray var, const Record *record) noexcept:
+        """Whether `var` is that array: same address, shape, strides and dtype."""
+        cdef int axis, ndim = cnp.PyArray_NDIM(var)
+        if (<char *> cnp.PyArray_DATA(var) != record.var.param
+                or cnp.PyArray_TYPE(var) != record.typenum or ndim != record.layout.ndim
+                or not cnp.PyArray_ISNOTSWAPPED(var)
+                or not cnp.PyArray_CHKFLAGS(var, cnp.NPY_ARRAY_WRITEABLE)):
+            return False
+        for axis in range(ndim):
+            if cnp.PyArray_DIM(var, axis) != record.layout.dims[axis]:
+                return False
+            # The stride of an axis of length 1 reaches nothing and may be anything.
+            if (cnp.PyArray_STRIDE(var, axis) != record.layout.strides[axis]
+                    and record.layout.dims[axis] != 1):
+                return False
+        return True
+
+    cdef bint _has_slots(self, const Record *record, int variant) noexcept:
+        return record.var.rms != NULL and (
+            record.var.mg != NULL or not variant & CENTERED) and (
+            record.var.mom != NULL or not variant & MOMENTUM)
+
+    cdef bint _is_free(self, cnp.ndarray array, Record *record) noexcept:
+        """Whether a gradient's memory is surely no variable's and no slot's."""
+        cdef const char *low
+        cdef const char *high
+        _bounds(array, &low, &high)
+        if (low == record.grad_low and high == record.grad_high
+                and record.grad_epoch == self.epoch):
+            return True
+        if self.extents.touches(<size_t> low, <size_t> high):
+            return False
+        record.grad_low = low
+        record.grad_high = high
+        record.grad_epoch = self.epoch
+        return True
+
+    cdef bint _takes_slices(
+        self, const Record *record, Entry *entry, object slices,
+    ) except -1:
+        """Whether row-sparse `slices` fit the record; the rows are tested later."""
+        cdef object values = slices._values
+        cdef object indices = slices._indices
+        cdef object dense_shape = slices._dense_shape
+        cdef cnp.ndarray array = values
+        cdef int axis
+        if (not cnp.PyArray_Check(values) or not cnp.PyArray_Check(indices)
+                or cnp.PyArray_TYPE(array) != record.typenum
+                or not cnp.PyArray_ISNOTSWAPPED(array)
+                or record.layout.ndim == 0
+                or cnp.PyArray_NDIM(array) != record.layout.ndim):
+            return False
+        for axis in range(1, record.layout.ndim):
+            if cnp.PyArray_DIM(array, axis) != record.layout.dims[axis]:
+                return False
+        entry.n = cnp.PyArray_DIM(array, 0)
+        array = indices
+        if (not cnp.PyArray_ISINTEGER(array) or not cnp.PyArray_ISNOTSWAPPED(array)
+                or cnp.PyArray_NDIM(array) != 1
+                or cnp.PyArray_DIM(array, 0) != entry.n):
+            return False
+        entry.indices = <PyObject *> indices
+        return dense_shape is None or dense_shape == (<object> record.owner).shape
+
+    cdef bint _takes_array(self, const Record *record, cnp.ndarray grad) noexcept:
+        """Whether a dense gradient fits the record."""
+        return (
+            cnp.PyArray_TYPE(grad) == record.typenum
+            and cnp.PyArray_ISNOTSWAPPED(grad)
+            and cnp.PyArray_NDIM(grad) == record.layout.ndim
+            and memcmp(cnp.PyArray_DIMS(grad), record.layout.dims,
+                       record.layout.ndim * sizeof(Py_ssize_t)) == 0)
+
+    cdef Py_ssize_t _collect(
+        self, list pairs, int variant, bint overlaps_checked,
+    ) except -2:
+        """Test every rule but the rows'; return the number of gradients, or -1."""
+        cdef Py_ssize_t n = PyList_GET_SIZE(pairs), k, used = 0, index
+        cdef Entry *entries = <Entry *> self.entries.reserve(n * sizeof(Entry))
+        cdef Gradient *grads = <Gradient *> self.gradients.reserve(n * sizeof(Gradient))
+        cdef Record *record
+        cdef Entry *entry
+        cdef object pair, grad, var, array
+        cdef list missing = None
+        self.steps += 1
+        for k in range(n):
+            pair = <object> PyList_GET_ITEM(pairs, k)
+            if not PyTuple_CheckExact(pair) or PyTuple_GET_SIZE(pair) != 2:
+                return -1
+            grad = <object> PyTuple_GET_ITEM(pair, 0)
+            var = <object> PyTuple_GET_ITEM(pair, 1)
+            if not cnp.PyArray_Check(var):
+                return -1
+            if grad is None:
+                if missing is None:
+                    missing = []
+                missing.append(PyLong_FromVoidPtr(cnp.PyArray_DATA(var)))
+                continue
+            index = self._find(var, used)
+            if index < 0:
+                return -1
+            record = &self.records[index]
+            if not self._has_slots(record, variant):
+                return -1
+            entry = &entries[used]
+            entry.record = index
+            entry.n = 0
+            entry.indices = NULL
+            if type(grad) is IndexedSlices:
+                if not self._takes_slices(record, entry, grad):
+                    return -1
+                array = grad._values
+            else:
+                if not cnp.PyArray_Check(grad) or not self._takes_array(record, grad):
+                    return -1
+                array = grad
+            if not overlaps_checked and not self._is_free(array, record):
+                return -1
+            _describe(array, &grads[used], &entry.layout)
+            if record.step != self.steps:
+                record.step = self.steps
+                record.meetings = 0
+            entry.round = record.meetings
+            record.meetings += 1
+            used += 1
+        if used == 0 or (missing is not None and tuple(missing) not in self.silent):
+            return -1
+        return used
+
+    # --- The work ---------------------------------------------------------------------
+
+    cdef Py_ssize_t _measure(self, Py_ssize_t n, Py_ssize_t *n_bytes) noexcept:
+        """Return the elements of a step, and the bytes its occurrences need."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef Gradient *grads = <Gradient *> self.gradients.data
+        cdef Py_ssize_t k, item, elements = 0
+        n_bytes[0] = 0
+        for k in range(n):
+            elements += grads[k].size
+            if entries[k].indices != NULL:
+                item = sizeof(Occurrence64) if is_wide(
+                    entries[k].n, self.records[entries[k].record].var.n_rows
+                ) else sizeof(Occurrence32)
+                elements += entries[k].n
+                n_bytes[0] += 2 * item * entries[k].n
+        return elements
+
+    cdef bint _sort(self, Py_ssize_t n) noexcept:
+        """Copy and check every row-sparse gradient's rows, and put them in order."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef char *memory = <char *> self.occurrences.data
+        cdef Py_ssize_t k, n_rows, n_bytes, status
+        cdef cnp.ndarray indices
+        for k in range(n):
+            if entries[k].indices == NULL:
+                continue
+            n_rows = self.records[entries[k].record].var.n_rows
+            n_bytes = entries[k].n * (
+                sizeof(Occurrence64) if is_wide(entries[k].n, n_rows)
+                else sizeof(Occurrence32))
+            indices = <object> entries[k].indices
+            status = copy_rows(
+                <const char *> cnp.PyArray_DATA(indices),
+                cnp.PyArray_STRIDE(indices, 0), cnp.PyArray_TYPE(indices),
+                entries[k].n, n_rows, memory)
+            if status >= 0:
+                return False
+            entries[k].occurrences = memory if status == -1 else sort_rows(
+                memory, memory + n_bytes, entries[k].n, n_rows)
+            memory += 2 * n_bytes
+        return True
+
+    cdef Py_ssize_t _list(
+        self, Py_ssize_t n, Py_ssize_t turn, int n_threads,
+    ) noexcept nogil:
+        """Fill the task list with the updates that are their variable's `turn`-th."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef Gradient *grads = <Gradient *> self.gradients.data
+        cdef Task *tasks = <Task *> self.tasks.data
+        cdef Py_ssize_t k, count = 0, work = 0
+        cdef const Variable *var
+        for k in range(n):
+            if entries[k].round != turn or grads[k].size == 0:
+                continue
+            var = &self.records[entries[k].record].var
+            if entries[k].indices == NULL:
+                count += add_dense(&tasks[count], work, var, &grads[k])
+            else:
+                count += add_rows(
+                    &tasks[count], work, var, &grads[k], entries[k].occurrences,
+                    entries[k].n, n_threads)
+            work = work_after(&tasks[count - 1])
+        return count
+
+    cdef void _run(
+        self, Py_ssize_t n, Py_ssize_t n_rounds, const Coef *coef, int variant,
+        double factor, double clipnorm, double global_clipnorm, int n_threads,
+    ) noexcept nogil:
+        cdef Gradient *grads = <Gradient *> self.gradients.data
+        cdef Py_ssize_t turn
+        _set_scales(grads, n, factor, clipnorm, global_clipnorm,
+                    <double *> self.blocks.data, n_threads)
+        for turn in range(n_rounds):
+            # The same variable twice must not be in one parallel region.
+            self.team = run(
+                <const Task *> self.tasks.data, self._list(n, turn, n_threads), coef,
+                variant, n_threads)
+
+    def update(
+        self, list pairs, int variant, double lr, double rho, double momentum,
+        double epsilon, double clipvalue=INFINITY, double clipnorm=INFINITY,
+        double global_clipnorm=INFINITY, double grad_factor=1, num_threads=None,
+        bint overlaps_checked=False,
+    ):
+        """Update every variable once and return the new count of iterations.
+
+        Returns -1, with nothing changed, when any rule is broken or a variable is new;
+        the caller asks `validation` which. `overlaps_checked` says that it has found
+        no gradient that overlaps a variable or a slot.
+
+        Parameters
+        ----------
+        pairs : list of (gradient, variable) tuples
+            Nobody else holds the list.
+        variant : int
+            The sum of CENTERED (1), MOMENTUM (2) and EPS_IN_SQRT (4).
+        lr, rho, momentum, epsilon : float
+            Checked by the caller.
+        clipvalue, clipnorm, global_clipnorm : float
+            inf when off.
+        grad_factor : float
+            Multiplies every gradient before it is clipped.
+        num_threads : int or None
+            As given to the optimizer.
+        overlaps_checked : bool
+            Do not look for overlaps again.
+        """
+        cdef Coef coef = _coef(lr, rho, momentum, epsilon, 1, clipvalue)
+        cdef Py_ssize_t n = self._collect(pairs, variant, overlaps_checked)
+        cdef Py_ssize_t n_bytes, elements, n_rounds = 0, n_tasks = 0, k
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef int n_threads
+        if n < 0:
+            return -1
+        elements = self._measure(n, &n_bytes)
+        n_threads = threads.count(num_threads) if elements >= HOLD_GIL_BELOW else 1
+        self.occurrences.reserve(n_bytes)
+        if not self._sort(n):
+            return -1
+        for k in range(n):
+            n_rounds = max(n_rounds, entries[k].round + 1)
+            n_tasks += max_tasks(entries[k].n, n_threads)
+        self.tasks.reserve(n_tasks * sizeof(Task))
+        self.blocks.reserve(NORM_BLOCKS * sizeof(double))
+        if elements >= HOLD_GIL_BELOW:
+            with nogil:
+                self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                          global_clipnorm, n_threads)
+        else:
+            self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                      global_clipnorm, n_threads)
+        (<cnp.int64_t *> cnp.PyArray_DATA(self.iterations))[0] += 1
+        return (<cnp.int64_t *> cnp.PyArray_DATA(self.iterations))[0]
+
+
+cdef char *_data(slot) except? NULL:
+    return NULL if slot is None else <char *> cnp.PyArray_DATA(slot)
+
+
+def clipped(
+    list grads, double clipvalue=INFINITY, double clipnorm=INFINITY,
+    double global_clipnorm=INFINITY, double grad_factor=1, num_threads=None,
+):
+    """Return new C-contiguous arrays: the gradients as an update would see them.
+
+    Parameters
+    ----------
+    grads : list of ndarray, float32 or float64
+        Read only, any layout; values for a row-sparse gradient.
+    clipvalue, clipnorm, global_clipnorm, grad_factor, num_threads
+        As for `Step.update`.
+
+    Returns
+    -------
+    list of ndarray
+    """
+    cdef Py_ssize_t n = PyList_GET_SIZE(grads), k, elements = 0
+    cdef Buffer described = Buffer(), layouts = Buffer(), blocks = Buffer()
+    cdef Gradient *g = <Gradient *> described.reserve(n * sizeof(Gradient))
+    cdef Layout *layout = <Layout *> layouts.reserve(n * sizeof(Layout))
+    cdef double *sums = <double *> blocks.reserve(NORM_BLOCKS * sizeof(double))
+    cdef Coef coef = _coef(0, 0, 0, 0, 1, clipvalue)
+    cdef int n_threads
+    cdef list out = []
+    for k in range(n):
+        _describe(<object> PyList_GET_ITEM(grads, k), &g[k], &layout[k])
+        elements += g[k].size
+        out.append(cnp.PyArray_EMPTY(
+            layout[k].ndim, <cnp.npy_intp *> layout[k].dims,
+            cnp.NPY_FLOAT if g[k].dtype == F32 else cnp.NPY_DOUBLE, False))
+    n_threads = threads.count(num_threads) if elements >= HOLD_GIL_BELOW else 1
+    _set_scales(g, n, grad_factor, clipnorm, global_clipnorm, sums, n_threads)
+    for k in range(n):
+        take(cnp.PyArray_DATA(<object> PyList_GET_ITEM(out, k)), &g[k], &coef)
+    return out

@@ -1,0 +1,554 @@
+"""A whole step as one list of tasks, and its run in one parallel region.
+
+Everything below runs without the GIL, allocates nothing and cannot fail. The loops
+over elements are the spans of the chosen instruction set, see `use`.
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport prange
+from libc.math cimport INFINITY
+from libc.string cimport memcpy
+
+from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
+from rmsprop_fast.cpu._spans cimport (
+    CENTERED, MOMENTUM, NORM_BLOCK, SPANS_VERSION, Coef, Spans,
+)
+
+cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
+    void RMSPROP_PREFETCH(const void *address)
+    int rmsprop_team()
+
+cdef enum:
+    BLOCK = 256         # elements of a stack buffer: 2 KiB of float64
+    SUM_RUN = 32        # duplicates are summed in runs of 32, then run by run
+    AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
+    CACHE_LINE = 64     # bytes
+    MAX_DIMS = 64       # NumPy's own limit
+    DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
+    COLUMN_GRAIN = 16   # columns of a hot row, likewise
+    TASK_WORK = 32      # a task costs about as much as 32 more elements
+    ROW_WORK = 16       # an occurrence, likewise
+
+# The loops in use; set once, when the package is imported.
+cdef const Spans *spans = NULL
+
+# Work (elements, about) below which a step stays on one thread.
+cdef Py_ssize_t serial_below = 32768
+
+
+def use(capsule):
+    """Run the loops that this `spans` capsule of a _loops module points to."""
+    global spans
+    cdef const Spans *table = <const Spans *> PyCapsule_GetPointer(
+        capsule, "rmsprop_fast.cpu.spans")
+    if table.version != SPANS_VERSION:
+        raise ImportError(
+            f"the loops have version {table.version}, this build needs {SPANS_VERSION}")
+    spans = table
+
+
+def set_serial_below(Py_ssize_t work):
+    """Set the work below which one thread runs a step; return what it was."""
+    global serial_below
+    before = serial_below
+    serial_below = work
+    return before
+
+
+# --- Arrays that are not one run ------------------------------------------------------
+
+
+cdef inline void _move(
+    char *array, char *block, Py_ssize_t item, const bint gather,
+) noexcept nogil:
+    # memcpy of a constant size is one load and store, aligned or not.
+    if item == 4:
+        if gather:
+            memcpy(block, array, 4)
+        else:
+            memcpy(array, block, 4)
+    else:
+        if gather:
+            memcpy(block, array, 8)
+        else:
+            memcpy(array, block, 8)
+
+
+cdef void _copy(
+    char *array, const Layout *layout, Py_ssize_t item, Py_ssize_t start,
+    Py_ssize_t count, char *block, const bint gather,
+) noexcept nogil:
+    """Copy elements start to start + count, in C order, to or from `block`."""
+    cdef Py_ssize_t[MAX_DIMS] index
+    cdef Py_ssize_t k, run, stride, rest = start
+    cdef int axis, inner = layout.ndim - 1
+    if inner < 0:
+        _move(array, block, item, gather)
+        return
+    for axis in range(inner, -1, -1):
+        index[axis] = rest % layout.dims[axis]
+        rest = rest // layout.dims[axis]
+        array += index[axis] * layout.strides[axis]
+    stride = layout.strides[inner]
+    while True:
+        run = min(count, layout.dims[inner] - index[inner])
+        for k in range(run):
+            _move(array, block, item, gather)
+            array += stride
+            block += item
+        count -= run
+        if count == 0:
+            return
+        # The inner axis is exhausted: step back to its start, carry outwards.
+        array -= layout.dims[inner] * stride
+        index[inner] = 0
+        for axis in range(inner - 1, -1, -1):
+            index[axis] += 1
+            array += layout.strides[axis]
+            if index[axis] < layout.dims[axis]:
+                break
+            array -= layout.dims[axis] * layout.strides[axis]
+            index[axis] = 0
+
+
+cdef inline const char *_run_of(
+    const char *data, const Layout *layout, Py_ssize_t item, Py_ssize_t start,
+    Py_ssize_t count, char *block,
+) noexcept nogil:
+    """Return elements start to start + count as one run: in place, or copied."""
+    if layout == NULL:
+        return data + start * item
+    _copy(<char *> data, layout, item, start, count, block, True)
+    return block
+
+
+cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
+    return slot + offset if slot != NULL else NULL
+
+
+cdef inline Coef _scaled(const Coef *coef, double scale) noexcept nogil:
+    cdef Coef c = coef[0]
+    c.f32.grad_scale = <float> scale
+    c.f64.grad_scale = scale
+    return c
+
+
+cdef inline Coef _identity(const Coef *coef) noexcept nogil:
+    """Return coefficients that take a summed gradient as it is."""
+    cdef Coef c = _scaled(coef, 1.0)
+    c.f32.clip = <float> INFINITY
+    c.f64.clip = INFINITY
+    return c
+
+
+# --- Dense ----------------------------------------------------------------------------
+
+
+cdef void _update_run(
+    const Variable *v, char *param, const char *grad, Py_ssize_t at, Py_ssize_t n,
+    const Coef *c, int variant,
+) noexcept nogil:
+    """Update n elements whose slots begin at element `at`."""
+    cdef Py_ssize_t offset = at * (<Py_ssize_t> 4 << v.dtype)
+    spans.update[v.dtype](
+        param, grad, v.rms + offset, _at(v.mg, offset), _at(v.mom, offset), n, c,
+        variant)
+
+
+cdef void _update_block(
+    const Variable *v, const Layout *layout, char *base, const char *grad,
+    Py_ssize_t start, Py_ssize_t at, Py_ssize_t n, const Coef *c, int variant,
+) noexcept nogil:
+    """Update n <= BLOCK elements of `base` from `start`, whatever its layout."""
+    cdef char[BLOCK * 8] buffer
+    cdef Py_ssize_t item = <Py_ssize_t> 4 << v.dtype
+    cdef char *param = <char *> _run_of(base, layout, item, start, n, buffer)
+    _update_run(v, param, grad, at, n, c, variant)
+    if layout != NULL:
+        _copy(base, layout, item, start, n, param, False)
+
+
+cdef void _run_dense(
+    const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c, int variant,
+) noexcept nogil:
+    cdef double[BLOCK] buffer
+    cdef const Variable *v = t.var
+    cdef Py_ssize_t n, item = <Py_ssize_t> 4 << v.dtype
+    cdef const char *grad
+    if v.layout == NULL and t.grad.layout == NULL:
+        _update_run(v, v.param + begin * item, t.grad.data + begin * item, begin,
+                    end - begin, c, variant)
+        return
+    while begin < end:
+        n = min(end - begin, BLOCK)
+        grad = _run_of(t.grad.data, t.grad.layout, item, begin, n, <char *> buffer)
+        _update_block(v, v.layout, v.param, grad, begin, begin, n, c, variant)
+        begin += n
+
+
+# --- Row-sparse -----------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t _row(const Task *t, Py_ssize_t k) noexcept nogil:
+    if t.wide:
+        return <Py_ssize_t> (<const Occurrence64 *> t.occurrences)[k].row
+    return <Py_ssize_t> (<const Occurrence32 *> t.occurrences)[k].row
+
+
+cdef inline Py_ssize_t _position(const Task *t, Py_ssize_t k) noexcept nogil:
+    if t.wide:
+        return <Py_ssize_t> (<const Occurrence64 *> t.occurrences)[k].position
+    return <Py_ssize_t> (<const Occurrence32 *> t.occurrences)[k].position
+
+
+cdef inline void _prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
+    cdef Py_ssize_t offset = 0
+    while offset < n_bytes:
+        RMSPROP_PREFETCH(start + offset)
+        offset += CACHE_LINE
+
+
+cdef void _prefetch_row(const Task *t, Py_ssize_t k, int variant) noexcept nogil:
+    """Ask for every line that occurrence k will need."""
+    cdef const Variable *v = t.var
+    cdef Py_ssize_t row = _row(t, k)
+    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    cdef Py_ssize_t offset = row * n_bytes
+    _prefetch(t.grad.data + _position(t, k) * t.grad.row_stride, n_bytes)
+    _prefetch(v.param + row * v.row_stride, n_bytes)
+    _prefetch(v.rms + offset, n_bytes)
+    if variant & CENTERED:
+        _prefetch(v.mg + offset, n_bytes)
+    if variant & MOMENTUM:
+        _prefetch(v.mom + offset, n_bytes)
+
+
+cdef inline void _accumulate(
+    const Task *t, Py_ssize_t k, const Layout *inner, Py_ssize_t column, Py_ssize_t n,
+    char *total, const bint start, const Coef *c,
+) noexcept nogil:
+    """total = occurrence k's values from `column`, scaled and clipped; or total +=."""
+    cdef double[BLOCK] buffer
+    cdef int dtype = t.var.dtype
+    cdef const char *values = t.grad.data + _position(t, k) * t.grad.row_stride
+    values = _run_of(values, inner, <Py_ssize_t> 4 << dtype, column, n, <char *> buffer)
+    if start:
+        spans.take[dtype](total, values, n, c)
+    else:
+        spans.add[dtype](total, values, n, c)
+
+
+cdef void _sum_occurrences(
+    const Task *t, Py_ssize_t first, Py_ssize_t last, const Layout *inner,
+    Py_ssize_t column, Py_ssize_t n, char *total, const Coef *c, const Coef *identity,
+) noexcept nogil:
+    """Sum n columns of one row's occurrences in the specified order."""
+    cdef double[BLOCK] partial
+    cdef char *out = total
+    cdef Py_ssize_t k, end
+    while first < last:
+        end = min(first + SUM_RUN, last)
+        _accumulate(t, first, inner, column, n, out, True, c)
+        for k in range(first + 1, end):
+            _accumulate(t, k, inner, column, n, out, False, c)
+        if out != total:
+            spans.add[t.var.dtype](total, out, n, identity)
+        out = <char *> partial
+        first = end
+
+
+cdef Layout _inner(const Layout *layout) noexcept nogil:
+    """Return the layout of one row."""
+    cdef Layout inner
+    inner.ndim = layout.ndim - 1
+    inner.dims = layout.dims + 1
+    inner.strides = layout.strides + 1
+    return inner
+
+
+cdef void _update_row(
+    const Task *t, Py_ssize_t first, Py_ssize_t last, Py_ssize_t column,
+    Py_ssize_t column_end, const Coef *c, const Coef *identity, int variant,
+) noexcept nogil:
+    """Update some columns of one row once, from all its occurrences."""
+    cdef double[BLOCK] total
+    cdef const Variable *v = t.var
+    cdef Py_ssize_t row = _row(t, first), n
+    cdef char *param = v.param + row * v.row_stride
+    cdef Layout layout
+    cdef Layout *inner = NULL
+    cdef Layout values_layout
+    cdef Layout *values_inner = NULL
+    cdef const char *values
+    if last - first == 1 and v.rows_are_runs and t.grad.rows_are_runs:
+        n = column * (<Py_ssize_t> 4 << v.dtype)
+        values = t.grad.data + _position(t, first) * t.grad.row_stride
+        _update_run(v, param + n, values + n, row * v.width + column,
+                    column_end - column, c, variant)
+        return
+    if not v.rows_are_runs:
+        layout = _inner(v.layout)
+        inner = &layout
+    if not t.grad.rows_are_runs:
+        values_layout = _inner(t.grad.layout)
+        values_inner = &values_layout
+    while column < column_end:
+        n = min(column_end - column, BLOCK)
+        _sum_occurrences(
+            t, first, last, values_inner, column, n, <char *> total, c, identity)
+        _update_block(v, inner, param, <const char *> total, column,
+                      row * v.width + column, n, identity, variant)
+        column += n
+
+
+cdef void _run_rows(
+    const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c,
+    const Coef *identity, int variant,
+) noexcept nogil:
+    cdef Py_ssize_t next, row, ahead = begin
+    while begin < end:
+        while ahead < min(begin + AHEAD, end):
+            _prefetch_row(t, ahead, variant)
+            ahead += 1
+        row = _row(t, begin)
+        next = begin + 1
+        while next < end and _row(t, next) == row:
+            next += 1
+        _update_row(t, begin, next, 0, t.var.width, c, identity, variant)
+        begin = next
+
+
+# --- Tasks ----------------------------------------------------------------------------
+
+
+cdef Py_ssize_t work_after(const Task *task) noexcept nogil:
+    return task.work + (task.end - task.begin) * task.unit + TASK_WORK
+
+
+cdef Py_ssize_t max_tasks(Py_ssize_t n, int n_threads) noexcept nogil:
+    # Between and around at most n // _hot(n) hot rows.
+    return 1 if n == 0 else 2 * (n // _hot(n, n_threads)) + 1
+
+
+cdef inline Py_ssize_t _hot(Py_ssize_t n, int n_threads) noexcept nogil:
+    """Return how many occurrences make a row too much for one thread's share."""
+    return max(<Py_ssize_t> 64, n // (4 * n_threads))
+
+
+cdef Py_ssize_t add_dense(
+    Task *tasks, Py_ssize_t work, const Variable *var, const Gradient *grad,
+) noexcept nogil:
+    tasks.kind = DENSE
+    tasks.wide = False
+    tasks.var = var
+    tasks.grad = grad
+    tasks.occurrences = NULL
+    tasks.begin = 0
+    tasks.end = var.size
+    tasks.first = 0
+    tasks.last = 0
+    tasks.unit = 1
+    tasks.work = work
+    return 1
+
+
+cdef inline void _add_occurrences(
+    Task *t, Py_ssize_t work, const Task *like, Py_ssize_t first, Py_ssize_t last,
+    const bint hot,
+) noexcept nogil:
+    t[0] = like[0]
+    t.work = work
+    t.first = first
+    t.last = last
+    if hot:
+        t.kind = HOT_ROW
+        t.begin = 0
+        t.end = t.var.width
+        t.unit = last - first
+    else:
+        t.kind = ROWS
+        t.begin = first
+        t.end = last
+        t.unit = t.var.width + ROW_WORK
+
+
+cdef Py_ssize_t add_rows(
+    Task *tasks, Py_ssize_t work, const Variable *var, const Gradient *grad,
+    const void *occurrences, Py_ssize_t n, int n_threads,
+) noexcept nogil:
+    cdef Task like
+    cdef Py_ssize_t count = 0, first = 0, run, k = 0, hot
+    add_dense(&like, work, var, grad)
+    like.wide = is_wide(n, var.n_rows)
+    like.occurrences = occurrences
+    if n_threads > 1:
+        hot = _hot(n, n_threads)
+        while k + hot <= n:
+            # Is occurrence k the first of a hot row?
+            if _row(&like, k) != _row(&like, k + hot - 1):
+                k += 1
+                while k < n and _row(&like, k) == _row(&like, k - 1):
+                    k += 1
+                continue
+            run = k + hot
+            while run < n and _row(&like, run) == _row(&like, k):
+                run += 1
+            if first < k:
+                _add_occurrences(&tasks[count], work, &like, first, k, False)
+                work = work_after(&tasks[count])
+                count += 1
+            _add_occurrences(&tasks[count], work, &like, k, run, True)
+            work = work_after(&tasks[count])
+            count += 1
+            first = k = run
+    if first < n:
+        _add_occurrences(&tasks[count], work, &like, first, n, False)
+        count += 1
+    return count
+
+
+cdef Py_ssize_t _cut(const Task *t, Py_ssize_t work) noexcept nogil:
+    """Return the item of this task at which a share that ends at `work` ends."""
+    cdef Py_ssize_t item
+    if work <= t.work:
+        return t.begin
+    item = (work - t.work) // t.unit
+    if item >= t.end - t.begin:
+        return t.end
+    if t.kind == DENSE:
+        return item - item % DENSE_GRAIN
+    if t.kind == HOT_ROW:
+        return item - item % COLUMN_GRAIN
+    item += t.begin
+    while t.begin < item < t.end and _row(t, item) == _row(t, item - 1):
+        item += 1  # a row is updated once: its occurrences stay together
+    return item
+
+
+cdef void _run_share(
+    const Task *tasks, Py_ssize_t n, Py_ssize_t work, Py_ssize_t work_end,
+    const Coef *coef, int variant,
+) noexcept nogil:
+    """Run what lies between two amounts of work."""
+    cdef Py_ssize_t low = 0, high = n - 1, middle, begin, end
+    cdef const Task *t
+    cdef Coef scaled, identity = _identity(coef)
+    while low < high:  # the last task that begins at or before `work`
+        middle = (low + high + 1) // 2
+        if tasks[middle].work <= work:
+            low = middle
+        else:
+            high = middle - 1
+    while low < n and tasks[low].work < work_end:
+        t = &tasks[low]
+        low += 1
+        begin = _cut(t, work)
+        end = _cut(t, work_end)
+        if begin >= end:
+            continue
+        scaled = _scaled(coef, t.grad.scale)
+        if t.kind == DENSE:
+            _run_dense(t, begin, end, &scaled, variant)
+        elif t.kind == ROWS:
+            _run_rows(t, begin, end, &scaled, &identity, variant)
+        else:
+            _update_row(t, t.first, t.last, begin, end, &scaled, &identity, variant)
+
+
+cdef int run(
+    const Task *tasks, Py_ssize_t n, const Coef *coef, int variant, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t total, share
+    cdef int team = 1
+    cdef int *ran = &team  # through a pointer: prange would make `team` private
+    if n == 0:
+        return team
+    total = work_after(&tasks[n - 1])
+    if n_threads == 1 or total < serial_below:
+        _run_share(tasks, n, 0, total, coef, variant)
+        return team
+    for share in prange(
+        n_threads, schedule="static", chunksize=1, num_threads=n_threads
+    ):
+        if share == 0:
+            ran[0] = rmsprop_team()
+        _run_share(
+            tasks, n, total // n_threads * share,
+            total if share == n_threads - 1 else total // n_threads * (share + 1),
+            coef, variant)
+    return team
+
+
+# --- Norms ----------------------------------------------------------------------------
+
+
+cdef double _sum_block(const Gradient *g, Py_ssize_t block) noexcept nogil:
+    cdef double[NORM_BLOCK] buffer
+    cdef Py_ssize_t start = block * NORM_BLOCK
+    cdef Py_ssize_t n = min(g.size - start, <Py_ssize_t> NORM_BLOCK)
+    return spans.sum_of_squares[g.dtype](
+        _run_of(g.data, g.layout, <Py_ssize_t> 4 << g.dtype, start, n,
+                <char *> buffer), n)
+
+
+cdef void _sum_blocks(
+    const Gradient *grads, Py_ssize_t n, Py_ssize_t first, Py_ssize_t begin,
+    Py_ssize_t end, double *sums,
+) noexcept nogil:
+    """Fill sums[begin:end] with the blocks first + begin to first + end."""
+    cdef Py_ssize_t low = 0, high = n - 1, middle, k
+    while low < high:  # the last gradient whose blocks begin at or before
+        middle = (low + high + 1) // 2
+        if grads[middle].first_block <= first + begin:
+            low = middle
+        else:
+            high = middle - 1
+    for k in range(begin, end):
+        while low + 1 < n and grads[low + 1].first_block <= first + k:
+            low += 1
+        sums[k] = _sum_block(&grads[low], first + k - grads[low].first_block)
+
+
+cdef void sum_squares(
+    Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t total = 0, first = 0, count, k, share, at = 0
+    for k in range(n):
+        grads[k].first_block = total
+        grads[k].squares = 0
+        total += (grads[k].size + NORM_BLOCK - 1) // NORM_BLOCK
+    if total * NORM_BLOCK < serial_below:
+        n_threads = 1
+    while first < total:
+        count = min(total - first, n_blocks)
+        if n_threads == 1:
+            _sum_blocks(grads, n, first, 0, count, blocks)
+        else:
+            for share in prange(
+                n_threads, schedule="static", chunksize=1, num_threads=n_threads
+            ):
+                _sum_blocks(grads, n, first, count * share // n_threads,
+                            count * (share + 1) // n_threads, blocks)
+        for k in range(count):  # in order: the bits must not depend on the team
+            while at + 1 < n and grads[at + 1].first_block <= first + k:
+                at += 1
+            grads[at].squares += blocks[k]
+        first += count
+
+
+# --- Gradients as the update sees them ------------------------------------------------
+
+
+cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil:
+    cdef double[BLOCK] buffer
+    cdef Coef c = _scaled(coef, grad.scale)
+    cdef Py_ssize_t start = 0, n, item = <Py_ssize_t> 4 << grad.dtype
+    if grad.layout == NULL:
+        spans.take[grad.dtype](out, grad.data, grad.size, &c)
+        return
+    while start < grad.size:
+        n = min(grad.size - start, BLOCK)
+        spans.take[grad.dtype](
+            <char *> out + start * item,
+            _run_of(grad.data, grad.layout, item, start, n, <char *> buffer), n, &c)
+        start += n

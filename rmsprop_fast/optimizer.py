@@ -1,0 +1,699 @@
+"""Optimizer: Keras's optimizer API over arrays that the caller owns."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from rmsprop_fast import schedules, threads, validation
+from rmsprop_fast.cpu._step import Step, clipped
+from rmsprop_fast.indexed_slices import IndexedSlices
+from rmsprop_fast.schedules import LearningRateSchedule
+from rmsprop_fast.slots import Slots, initial
+
+__all__ = ["Optimizer"]
+
+Array = np.ndarray[Any, Any]
+Gradient = Array | IndexedSlices | None
+GradsAndVars = Iterable[tuple[Gradient, Array]]
+Hyperparameter = float | Callable[[], float]
+
+
+class Optimizer:
+    """What every optimizer of this package does; use a subclass such as `RMSprop`.
+
+    Parameters
+    ----------
+    name : str, optional
+        A name for error texts and `get_config`; the class's name if omitted.
+    num_threads : int, optional
+        The size of the thread team, taken literally. If omitted: OMP_NUM_THREADS, or
+        what the machine allows. Small steps stay on one thread either way.
+    **kwargs : float
+        `clipnorm` bounds the norm of each gradient, `global_clipnorm` that of all
+        gradients of a call together, `clipvalue` the magnitude of each element; norms
+        come first, and the two norms exclude each other. `lr` is Keras's old word for
+        `learning_rate`. `decay` divides the learning rate by ``1 + decay*iterations``.
+
+    Raises
+    ------
+    TypeError
+        An unknown keyword, or a value of the wrong kind.
+    ValueError
+        A value outside its range, or both norms.
+    """
+
+    _ranges: dict[str, Callable[[str, Any], float]] = {
+        "learning_rate": validation.at_least_zero,
+        "decay": validation.at_least_zero,
+    }
+
+    def __init__(
+        self, name: str | None = None, *, num_threads: int | None = None, **kwargs: Any
+    ) -> None:
+        validation.known_keywords(
+            kwargs, ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
+        )
+        self._name = validation.text("name", name or type(self).__name__)
+        self._hyper: dict[str, Any] = {}
+        self._clip: dict[str, float | None] = dict.fromkeys(
+            ("clipvalue", "clipnorm", "global_clipnorm")
+        )
+        self._bounds = (math.inf, math.inf, math.inf)
+        self.num_threads = num_threads
+        self.last_loss: Any = None
+        self.decay = kwargs.get("decay", 0.0)
+        for clip in ("clipnorm", "clipvalue", "global_clipnorm"):
+            self._set_clip(clip, kwargs.get(clip))
+        self._own(Slots())
+
+    def _own(self, slots: Slots) -> None:
+        """Take over a state and start afresh around it."""
+        self._lock = threading.RLock()
+        threads.renew_lock_in_child(self)
+        self._slots = slots
+        self._silent: set[tuple[int, ...]] = set()
+        self._mirror()
+
+    def _mirror(self) -> None:
+        """Build the compiled step's picture of the slots."""
+        slots = self._slots
+        self._step = Step(slots.by_key, slots.extents, slots.iterations, self._silent)
+        if not slots.is_restored:
+            self._bind_step(range(len(slots.variables)))
+
+    def _bind_step(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            self._step.bind(
+                index,
+                self._slots.variables[index],
+                self._slots.get(index, "rms"),
+                self._slots.get(index, "momentum"),
+                self._slots.get(index, "mg"),
+            )
+
+    # --- Hyperparameters ---------------------------------------------------------------
+
+    def _set_hyper(self, name: str, value: Any) -> None:
+        is_schedule = name == "learning_rate" and isinstance(value, LearningRateSchedule)
+        if not is_schedule and not callable(value):
+            value = self._ranges[name](name, value)
+        self._hyper[name] = value
+
+    def _get_hyper(self, name: str) -> float:
+        """Return the number that the next step would use, before decay."""
+        value = self._hyper[name]
+        if type(value) is float:
+            return value
+        if isinstance(value, LearningRateSchedule):
+            return self._ranges[name](f"{name}(step)", value(self.iterations))
+        return self._ranges[name](f"{name}()", value())
+
+    @property
+    def learning_rate(self) -> float | LearningRateSchedule:
+        """The learning rate, unit of `var` per step: a schedule itself, else a number."""
+        value = self._hyper["learning_rate"]
+        if isinstance(value, LearningRateSchedule):
+            return value
+        return self._get_hyper("learning_rate")
+
+    @learning_rate.setter
+    def learning_rate(self, value: Hyperparameter | LearningRateSchedule) -> None:
+        self._set_hyper("learning_rate", value)
+
+    lr = learning_rate
+
+    @property
+    def decay(self) -> float:
+        """The learning rate is divided by ``1 + decay*iterations``; 0 is off."""
+        return self._get_hyper("decay")
+
+    @decay.setter
+    def decay(self, value: Hyperparameter) -> None:
+        self._set_hyper("decay", value)
+
+    def _learning_rate_now(self) -> float:
+        """Return the learning rate of the next step, schedule and decay included."""
+        rate = self._get_hyper("learning_rate")
+        decay = self._get_hyper("decay")
+        return rate / (1.0 + decay * self.iterations) if decay else rate
+
+    def _set_clip(self, name: str, value: Any) -> None:
+        if value is not None:
+            value = validation.at_least_zero(name, value)
+        clip = {**self._clip, name: value}
+        validation.one_norm(clip["clipnorm"], clip["global_clipnorm"])
+        self._clip = clip
+        # The compiled step's order; a bound of infinity is never reached.
+        self._bounds = (
+            math.inf if clip["clipvalue"] is None else clip["clipvalue"],
+            math.inf if clip["clipnorm"] is None else clip["clipnorm"],
+            math.inf if clip["global_clipnorm"] is None else clip["global_clipnorm"],
+        )
+
+    @property
+    def clipvalue(self) -> float | None:
+        """Bound on the magnitude of each gradient element, or None."""
+        return self._clip["clipvalue"]
+
+    @clipvalue.setter
+    def clipvalue(self, value: float | None) -> None:
+        self._set_clip("clipvalue", value)
+
+    @property
+    def clipnorm(self) -> float | None:
+        """Bound on the norm of each gradient, or None."""
+        return self._clip["clipnorm"]
+
+    @clipnorm.setter
+    def clipnorm(self, value: float | None) -> None:
+        self._set_clip("clipnorm", value)
+
+    @property
+    def global_clipnorm(self) -> float | None:
+        """Bound on the norm of all gradients of a call together, or None."""
+        return self._clip["global_clipnorm"]
+
+    @global_clipnorm.setter
+    def global_clipnorm(self, value: float | None) -> None:
+        self._set_clip("global_clipnorm", value)
+
+    @property
+    def num_threads(self) -> int | None:
+        """The size of the thread team, or None: what the machine allows."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        if value is not None:
+            value = validation.integer("num_threads", value, 1)
+        self._num_threads = value
+
+    @property
+    def iterations(self) -> int:
+        """How many steps were made; schedules and decay begin at 0."""
+        return int(self._slots.iterations)
+
+    @iterations.setter
+    def iterations(self, value: int) -> None:
+        self._slots.iterations[()] = validation.integer("iterations", value, 0)
+
+    # --- What a subclass adds ----------------------------------------------------------
+
+    def _scalars(self) -> tuple[int, float, float, float, float]:
+        """Return the next step's variant, learning rate, rho, momentum and epsilon."""
+        raise NotImplementedError(f"{type(self).__name__} has no update of its own")
+
+    def _slots_for(self, variant: int) -> list[str]:
+        """Return the names of the slots that a variant needs, in order of creation."""
+        raise NotImplementedError(f"{type(self).__name__} has no update of its own")
+
+    # --- Steps -------------------------------------------------------------------------
+
+    def apply_gradients(self, grads_and_vars: GradsAndVars, name: None = None) -> int:
+        """Update variables in place from their gradients: one step.
+
+        Parameters
+        ----------
+        grads_and_vars : iterable of (gradient, variable) pairs
+            A variable is a writable float32 or float64 ndarray of any layout; it is
+            read and written. Its gradient is an ndarray of the same shape and dtype or
+            `IndexedSlices`; it is only read. A gradient of None leaves its variable
+            alone. The same variable twice is updated twice, in the order given.
+        name : None
+            Keras's name scope, which arrays do not have.
+
+        Returns
+        -------
+        int
+            The new count of `iterations`.
+
+        Raises
+        ------
+        TypeError
+            Malformed pairs; arrays of the wrong kind or dtype.
+        ValueError
+            No gradient at all; wrong shapes; read-only variables; arrays that overlap;
+            variables other than those given to `build`.
+        IndexError
+            A row out of range.
+
+        Warns
+        -----
+        UserWarning
+            Some gradients are None; once for each set of variables.
+
+        Notes
+        -----
+        Everything is checked before anything is changed: after an error, variables,
+        slots and `iterations` are what they were.
+        """
+        validation.left_at_default("name", name)
+        return self._apply(grads_and_vars, 1.0)
+
+    def _apply(self, grads_and_vars: GradsAndVars, factor: float) -> int:
+        """Run one step on gradients that `factor` multiplies before clipping."""
+        pairs: list[Any] = (
+            list(grads_and_vars)
+            if isinstance(grads_and_vars, Iterable)
+            else validation.pairs(grads_and_vars)
+        )
+        # Callables and schedules run here, before the lock is taken.
+        scalars = self._scalars()
+        with self._lock:
+            done = self._step.update(
+                pairs, *scalars, *self._bounds, factor, self._num_threads
+            )
+            if done < 0:
+                pairs = self._admit(pairs, self._slots_for(scalars[0]))
+                done = self._step.update(
+                    pairs, *scalars, *self._bounds, factor, self._num_threads, True
+                )
+            if done < 0:
+                raise RuntimeError("an array of this step changed while it was checked")
+        return int(done)
+
+    def _admit(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
+        """Find the broken rule and raise, or bind what is new; return clean pairs."""
+        pairs = validation.pairs(pairs)
+        to_bind, missing = validation.step(pairs, self._slots)
+        if missing:
+            self._warn_of_missing(missing)
+        self._bind_step(self._slots.bind(to_bind, slot_names))
+        return pairs
+
+    def _warn_of_missing(self, missing: list[Array]) -> None:
+        key = tuple(var.__array_interface__["data"][0] for var in missing)
+        if key in self._silent:
+            return
+        shapes = ", ".join(str(var.shape) for var in missing)
+        warnings.warn(
+            f"Gradients do not exist for {len(missing)} variables, of shapes {shapes}; "
+            "they are left alone",
+            UserWarning,
+            stacklevel=5,
+        )
+        self._silent.add(key)
+
+    def build(self, var_list: Iterable[Array]) -> None:
+        """Create all slots for `var_list` now, and accept no other variables later.
+
+        Parameters
+        ----------
+        var_list : list of ndarray
+            As in `apply_gradients`; neither read nor written. For a restored optimizer
+            the same number, shapes and dtypes as before, in the same order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply_gradients`.
+        """
+        variant = self._scalars()[0]
+        with self._lock:
+            new = validation.variables("var_list", var_list, self._slots)
+            self._bind_step(self._slots.bind(new, self._slots_for(variant)))
+            self._slots.is_closed = True
+
+    def forget(self, var: Array) -> None:
+        """Let go of a variable and its slots.
+
+        Parameters
+        ----------
+        var : ndarray
+            A variable this optimizer has updated or been built with; not touched.
+
+        Raises
+        ------
+        KeyError
+            `var` is unknown.
+        """
+        with self._lock:
+            self._slots.forget(self._index(var))
+            self._mirror()
+
+    def _index(self, var: Any) -> int:
+        index = self._slots.find(var)
+        if index is None:
+            validation.unknown_variable(var)
+        return index
+
+    # --- Losses ------------------------------------------------------------------------
+
+    def _gradients(
+        self, loss: Callable[[], tuple[Any, Any]], var_list: Any
+    ) -> tuple[Any, list[Gradient], list[Array]]:
+        """Call `loss`; return its value, its gradients and the list of variables."""
+        value, grads = validation.loss_result(validation.loss(loss)())
+        if callable(var_list):
+            var_list = var_list()  # after the loss, as Keras does
+        if isinstance(var_list, np.ndarray):
+            var_list = [var_list]
+        if isinstance(grads, (np.ndarray, IndexedSlices)):
+            grads = [grads]
+        return value, *validation.matched(grads, var_list)
+
+    def minimize(
+        self,
+        loss: Callable[[], tuple[Any, Any]],
+        var_list: Any,
+        grad_loss: float | None = None,
+        name: None = None,
+    ) -> int:
+        """Evaluate a loss and its gradients once and apply them: one step.
+
+        Parameters
+        ----------
+        loss : callable
+            Takes no argument and returns ``(value, grads)``; `grads` holds a gradient
+            for every variable, None for those that do not matter.
+        var_list : list of ndarray, ndarray, or callable
+            The variables; a callable that returns them is called after `loss`.
+        grad_loss : float, optional
+            Multiplies the gradients before they are clipped.
+        name : None
+            Keras's name scope, which arrays do not have.
+
+        Returns
+        -------
+        int
+            The new count of `iterations`. The loss's value is `last_loss`.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `apply_gradients`; `loss` is not callable or returns something else.
+        """
+        validation.left_at_default("name", name)
+        factor = 1.0 if grad_loss is None else validation.finite("grad_loss", grad_loss)
+        value, grads, var_list = self._gradients(loss, var_list)
+        done = self._apply(zip(grads, var_list, strict=True), factor)
+        self.last_loss = value
+        return done
+
+    def get_gradients(
+        self, loss: Callable[[], tuple[Any, Any]], params: Any
+    ) -> list[Array | IndexedSlices]:
+        """Evaluate a loss and return its gradients, clipped.
+
+        Parameters
+        ----------
+        loss : callable
+            As for `minimize`.
+        params : list of ndarray, ndarray, or callable
+            The variables, not touched.
+
+        Returns
+        -------
+        list of ndarray and IndexedSlices
+            New arrays.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `minimize`; a gradient is None.
+        """
+        value, grads, params = self._gradients(loss, params)
+        arrays = validation.gradients(grads, params)
+        new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
+        self.last_loss = value
+        return [
+            IndexedSlices(array, grad.indices.copy(), grad.dense_shape)
+            if isinstance(grad, IndexedSlices)
+            else array
+            for array, grad in zip(new, grads, strict=True)
+        ]
+
+    def get_updates(
+        self, loss: Callable[[], tuple[Any, Any]], params: Any
+    ) -> list[int]:
+        """Evaluate a loss and its gradients once and apply them: one step.
+
+        Parameters
+        ----------
+        loss : callable
+            As for `minimize`.
+        params : list of ndarray, ndarray, or callable
+            The variables, updated in place.
+
+        Returns
+        -------
+        list of int
+            The new count of `iterations`, alone in a list as Keras's update operation.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `minimize`; a gradient is None.
+        """
+        value, grads, params = self._gradients(loss, params)
+        validation.gradients(grads, params)
+        done = self._apply(zip(grads, params, strict=True), 1.0)
+        self.last_loss = value
+        return [done]
+
+    # --- State -------------------------------------------------------------------------
+
+    def add_slot(self, var: Array, slot_name: str, initializer: Any = "zeros") -> Array:
+        """Return a slot of `var`, created if it does not exist yet.
+
+        Parameters
+        ----------
+        var : ndarray
+            Bound by this call if it was not; neither read nor written.
+        slot_name : str
+            ``"rms"``, ``"momentum"`` and ``"mg"`` are the ones that steps use.
+        initializer : {"zeros", "ones"}, callable or ndarray, optional
+            The slot's first values, of `var`'s shape; a callable gets (shape, dtype). A
+            writable `numpy.memmap` of that shape and dtype is used as it is, so that
+            the slot lives in its file; any other array is copied.
+
+        Returns
+        -------
+        ndarray, shape and dtype of `var`
+            The live state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `var` cannot be bound, see `apply_gradients`; `initializer` does not fit.
+        """
+        validation.text("slot_name", slot_name)
+        with self._lock:
+            validation.bindable(var, self._slots)
+            index = self._slots.find(var)
+            slot = None if index is None else self._slots.get(index, slot_name)
+            if slot is not None:
+                return slot
+            slot = initial(initializer, var.shape, var.dtype)
+            validation.new_slot(slot, var, self._slots)
+            self._slots.bind([var], [])
+            index = self._index(var)
+            self._slots.add(index, slot_name, slot)
+            self._bind_step([index])
+        return slot
+
+    def add_weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: Any = None,
+        initializer: Any = "zeros",
+        trainable: None = None,
+        synchronization: None = None,
+        aggregation: None = None,
+    ) -> Array:
+        """Return a new array that belongs to the caller; it is not in `weights`.
+
+        Parameters
+        ----------
+        name : str
+            Keras's name of the weight; arrays have none.
+        shape : sequence of int
+            Its shape.
+        dtype : dtype, optional
+            float32 (if omitted) or float64.
+        initializer : {"zeros", "ones"}, callable or ndarray, optional
+            As in `add_slot`.
+        trainable, synchronization, aggregation : None
+            Keras's, without a meaning for arrays.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument breaks its rule.
+        """
+        validation.text("name", name)
+        validation.left_at_default("trainable", trainable)
+        validation.left_at_default("synchronization", synchronization)
+        validation.left_at_default("aggregation", aggregation)
+        return initial(
+            initializer,
+            validation.shape("shape", shape) or (),
+            validation.slot_dtype("dtype", np.float32 if dtype is None else dtype),
+        )
+
+    def get_slot(self, var: Array, slot_name: str) -> Array:
+        """Return the slot array kept for `var`.
+
+        Parameters
+        ----------
+        var : ndarray
+            A variable this optimizer has updated or been built with.
+        slot_name : {"rms", "momentum", "mg"}
+            Or a name given to `add_slot`.
+
+        Returns
+        -------
+        ndarray, shape and dtype of `var`
+            The live state, not a copy. Unit of "rms": (loss per unit of `var`) squared.
+
+        Raises
+        ------
+        KeyError
+            `var` is unknown, or this optimizer keeps no such slot.
+        """
+        slot = self._slots.get(self._index(var), slot_name)
+        if slot is None:
+            validation.unknown_slot(slot_name, self._slots)
+        return slot
+
+    def get_slot_names(self) -> list[str]:
+        """Return the names of the slots that exist, in order of creation.
+
+        Returns
+        -------
+        list of str
+            Empty before the first step or `build`.
+        """
+        return self._slots.names()
+
+    @property
+    def weights(self) -> list[Array]:
+        """The live state: iterations (0-d int64), then the slots in order of creation."""
+        return [self._slots.iterations, *self._slots.arrays()]
+
+    def variables(self) -> list[Array]:
+        """Return `weights`.
+
+        Returns
+        -------
+        list of ndarray
+            The live state, not copies.
+        """
+        return self.weights
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of `weights`.
+
+        Returns
+        -------
+        list of ndarray
+            Iterations (0-d int64), then every rms, every momentum and every mg in the
+            order of the variables.
+        """
+        with self._lock:
+            return [np.array(array, subok=False) for array in self.weights]
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        """Copy arrays into the state.
+
+        Parameters
+        ----------
+        weights : list of ndarray
+            As `get_weights` returns them. Without the first, as Keras 1 wrote them,
+            iterations become 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The number, a shape or a kind of dtype does not match; nothing was copied.
+        """
+        with self._lock:
+            new = validation.weights(self._name, weights, self.weights)
+            # Copies first: an array of the caller's may be one of the live ones.
+            for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
+                np.copyto(slot, array, casting="same_kind")
+
+    # --- Configuration -----------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what rebuilds this optimizer, without its state.
+
+        Returns
+        -------
+        dict
+            JSON-able. Callables are evaluated; a schedule is a dict.
+        """
+        config: dict[str, Any] = {"name": self._name}
+        config |= {name: value for name, value in self._clip.items() if value is not None}
+        rate = self.learning_rate
+        config["learning_rate"] = (
+            schedules.serialize(rate) if isinstance(rate, LearningRateSchedule) else rate
+        )
+        config["decay"] = self.decay
+        if self._num_threads is not None:
+            config["num_threads"] = self._num_threads
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
+        """Return a new optimizer from a configuration.
+
+        Parameters
+        ----------
+        config : dict
+            As `get_config` returns it; not changed. Missing keys take their defaults.
+        custom_objects : dict of str to type, optional
+            Schedules of the caller's by class name.
+
+        Returns
+        -------
+        Optimizer
+            Of the class that this is called on, without state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An unknown key, or a value that breaks its rule.
+        """
+        config = dict(config)
+        if "lr" in config:
+            config["learning_rate"] = config.pop("lr")
+        if isinstance(config.get("learning_rate"), dict):
+            config["learning_rate"] = schedules.deserialize(
+                config["learning_rate"], custom_objects
+            )
+        return cls(**config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        rebuilt = ("_lock", "_step", "_silent", "_slots")
+        with self._lock:
+            state = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
+            return {**state, "slots": self._slots.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        slots = Slots.from_state(state.pop("slots"))
+        self.__dict__.update(state)
+        self._own(slots)
+
+    def __copy__(self) -> Self:
+        """Return a deep copy: two optimizers must not step on one state."""
+        return copy.deepcopy(self)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({fields})"

@@ -1,0 +1,194 @@
+"""RMSprop: its hyperparameters, the slots it needs, its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rmsprop_fast import validation
+from rmsprop_fast.optimizer import Hyperparameter, Optimizer
+from rmsprop_fast.schedules import LearningRateSchedule
+
+__all__ = ["RMSprop"]
+
+# The compiled step's bits of a variant.
+CENTERED, MOMENTUM, EPS_IN_SQRT = 1, 2, 4
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop, plain, centered, with momentum, or both, on NumPy arrays.
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 0.001
+        Unit of `var` per step; finite and >= 0. A callable takes no argument and is
+        read once per step, as all callables below.
+    rho : float or callable, default 0.9
+        Weight of the past in the running means, in [0, 1].
+    momentum : float or callable, default 0.0
+        Weight of the past in the momentum, in [0, 1].
+    epsilon : float, callable or None, default 1e-7
+        Finite and >= 0; None is the default. Unit of the gradient squared when inside
+        the root, of the gradient when outside.
+    centered : bool, default False
+        Divide by the standard deviation of the gradient instead of its root mean
+        square; one slot more.
+    name : str, default "RMSprop"
+        A name for error texts and `get_config`.
+    eps_in_sqrt : bool, default True
+        Where epsilon stands: inside the root as Keras documents it, or outside as torch
+        has it.
+    num_threads : int, optional
+        See `Optimizer`.
+    **kwargs : float
+        `clipnorm`, `clipvalue`, `global_clipnorm`, `lr` and `decay`, see `Optimizer`.
+
+    Raises
+    ------
+    TypeError
+        An unknown keyword, or a value of the wrong kind.
+    ValueError
+        A value outside its range, or both norms.
+
+    Notes
+    -----
+    For each element, with :math:`g` the gradient after clipping:
+
+    .. math::
+
+        rms &\leftarrow \rho\, rms + (1 - \rho)\, g^2 \\
+        mg  &\leftarrow \rho\, mg  + (1 - \rho)\, g \quad\text{(centered)} \\
+        d   &= rms \quad\text{or}\quad \max(rms - mg^2, 0) \quad\text{(centered)} \\
+        mom &\leftarrow momentum \cdot mom + lr \cdot g / \sqrt{d + \epsilon} \\
+        var &\leftarrow var - mom
+
+    Sources: Tieleman and Hinton, COURSERA lecture 6e, 2012; centered: Graves,
+    arXiv:1308.0850, equations 38 to 41. Keras's r2.0 code put epsilon outside the root
+    when momentum was 0 and inside otherwise, against its own page.
+
+    Rows that are not in the `indices` of a row-sparse gradient keep their values and
+    their slots.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rmsprop_fast import RMSprop
+    >>> var = np.array([10.0])
+    >>> opt = RMSprop(learning_rate=0.1)
+    >>> for _ in range(100):
+    ...     step = opt.minimize(lambda: (var[0] ** 2 / 2, [var.copy()]), [var])
+    >>> step, bool(opt.last_loss < 2.0)
+    (100, True)
+    """
+
+    _ranges = {
+        **Optimizer._ranges,
+        "rho": validation.fraction,
+        "momentum": validation.fraction,
+        "epsilon": validation.at_least_zero,
+    }
+
+    def __init__(
+        self,
+        learning_rate: Hyperparameter | LearningRateSchedule = 0.001,
+        rho: Hyperparameter = 0.9,
+        momentum: Hyperparameter = 0.0,
+        epsilon: Hyperparameter | None = 1e-7,
+        centered: bool = False,
+        name: str | None = "RMSprop",
+        *,
+        eps_in_sqrt: bool = True,
+        num_threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, num_threads=num_threads, **kwargs)
+        self.learning_rate = kwargs.get("lr", learning_rate)
+        self.rho = rho
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.centered = centered
+        self.eps_in_sqrt = eps_in_sqrt
+
+    @property
+    def rho(self) -> float:
+        """Weight of the past in the running means, in [0, 1]."""
+        return self._get_hyper("rho")
+
+    @rho.setter
+    def rho(self, value: Hyperparameter) -> None:
+        self._set_hyper("rho", value)
+
+    @property
+    def momentum(self) -> float:
+        """Weight of the past in the momentum, in [0, 1]."""
+        return self._get_hyper("momentum")
+
+    @momentum.setter
+    def momentum(self, value: Hyperparameter) -> None:
+        self._set_hyper("momentum", value)
+
+    @property
+    def epsilon(self) -> float:
+        """What keeps the denominator from zero."""
+        return self._get_hyper("epsilon")
+
+    @epsilon.setter
+    def epsilon(self, value: Hyperparameter | None) -> None:
+        self._set_hyper("epsilon", 1e-7 if value is None else value)
+
+    @property
+    def centered(self) -> bool:
+        """Whether the squared mean is taken off the mean square."""
+        return self._centered
+
+    @centered.setter
+    def centered(self, value: bool) -> None:
+        self._centered = validation.flag("centered", value)
+
+    @property
+    def eps_in_sqrt(self) -> bool:
+        """Whether epsilon stands inside the root."""
+        return self._eps_in_sqrt
+
+    @eps_in_sqrt.setter
+    def eps_in_sqrt(self, value: bool) -> None:
+        self._eps_in_sqrt = validation.flag("eps_in_sqrt", value)
+
+    def _scalars(self) -> tuple[int, float, float, float, float]:
+        momentum = self._get_hyper("momentum")
+        variant = (
+            CENTERED * self._centered
+            + MOMENTUM * (momentum > 0)
+            + EPS_IN_SQRT * self._eps_in_sqrt
+        )
+        return (
+            variant,
+            self._learning_rate_now(),
+            self._get_hyper("rho"),
+            momentum,
+            self._get_hyper("epsilon"),
+        )
+
+    def _slots_for(self, variant: int) -> list[str]:
+        names = ["rms"]
+        if variant & MOMENTUM:
+            names.append("momentum")
+        if variant & CENTERED:
+            names.append("mg")
+        return names
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what rebuilds this optimizer, without its state.
+
+        Returns
+        -------
+        dict
+            JSON-able: the constructor's arguments; callables are evaluated.
+        """
+        return {
+            **super().get_config(),
+            "rho": self.rho,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "centered": self.centered,
+            "eps_in_sqrt": self.eps_in_sqrt,
+        }

@@ -1,0 +1,195 @@
+"""The state of an optimizer: slot arrays, the variables they belong to, their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rmsprop_fast import validation
+from rmsprop_fast.cpu._extents import Extents
+
+__all__ = ["INITIALIZERS", "Slots", "initial"]
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+INITIALIZERS: dict[str, Callable[..., Array]] = {"zeros": np.zeros, "ones": np.ones}
+
+
+def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """Return a new C-contiguous array, or the one that `initializer` is made for.
+
+    A writable memmap of that shape and dtype, given or returned by a callable, is used
+    as it is: so a slot can live in a file. Any other array is copied.
+    """
+    if isinstance(initializer, str):
+        if initializer not in INITIALIZERS:
+            raise ValueError(
+                f"initializer must be one of {', '.join(INITIALIZERS)}, a callable or "
+                f"an array, got {initializer!r}"
+            )
+        return INITIALIZERS[initializer](shape, dtype)
+    value = initializer(shape, dtype) if callable(initializer) else initializer
+    array = validation.slot_array(value, shape, dtype)
+    if (
+        isinstance(array, np.memmap)
+        and array.dtype == dtype
+        and array.flags.carray
+        and array.dtype.isnative
+    ):
+        return array
+    return np.array(array, dtype=dtype, order="C", subok=False)
+
+
+class Slots:
+    """Slot arrays in order of creation, bound to variables by address.
+
+    A variable is recognised by its address, shape, strides and dtype, so any view of
+    the same memory finds the same slots. A restored state knows shapes and dtypes only,
+    and is bound to the next variables by position.
+    """
+
+    def __init__(self) -> None:
+        self.iterations = np.zeros((), np.int64)
+        self.variables: list[Array | None] = []
+        self.specs: list[tuple[Shape, np.dtype[Any]]] = []
+        self.by_key: dict[Any, int] = {}
+        self.extents = Extents()
+        self.is_closed = False
+        self.is_restored = False
+        self._arrays: list[dict[str, Array]] = []
+        self._order: list[tuple[int, str]] = []
+
+    @staticmethod
+    def key(var: Array) -> Any:
+        """Return what identifies an array's memory; empty ones have none to share."""
+        address = var.__array_interface__["data"][0]
+        return address if var.size else (address, var.shape)
+
+    def find(self, var: Any) -> int | None:
+        """Return the index of a bound variable."""
+        return self.by_key.get(self.key(var)) if isinstance(var, np.ndarray) else None
+
+    def get(self, index: int, name: str) -> Array | None:
+        """Return one slot."""
+        return self._arrays[index].get(name)
+
+    def names(self) -> list[str]:
+        """Return the slots' names in order of creation."""
+        return list(dict.fromkeys(name for _, name in self._order))
+
+    def arrays(self) -> list[Array]:
+        """Return every slot in order of creation."""
+        return [self._arrays[index][name] for index, name in self._order]
+
+    def labelled(self) -> Iterable[tuple[str, Array]]:
+        """Yield every bound variable and slot with words for an error."""
+        for index, var in enumerate(self.variables):
+            if var is not None:
+                yield f"variable {index} of shape {var.shape}", var
+        for index, name in self._order:
+            yield f"slot {name!r} of variable {index}", self._arrays[index][name]
+
+    # --- Binding -----------------------------------------------------------------------
+
+    def bind(self, new: Sequence[Array], names: Sequence[str]) -> list[int]:
+        """Bind checked variables and create the slots they lack, as zeros.
+
+        Returns the indices of all variables that changed. Every array is allocated
+        before anything is changed.
+        """
+        if self.is_restored:
+            known, fresh = list(range(len(new))), []
+        else:
+            known = sorted(i for var in new if (i := self.find(var)) is not None)
+            fresh = [var for var in new if self.find(var) is None]
+        first = len(self.variables)
+        lacking = [
+            (index, name, np.zeros(*self.specs[index]))
+            for name in names
+            for index in known
+            if name not in self._arrays[index]
+        ]
+        created = [
+            (first + k, name, np.zeros(var.shape, var.dtype))
+            for name in names
+            for k, var in enumerate(fresh)
+        ]
+        changed = known if self.is_restored else [index for index, _, _ in lacking]
+        if self.is_restored:
+            self._rebind(new)
+        for var in fresh:
+            self._append(var)
+        for index, name, array in (*lacking, *created):
+            self.add(index, name, array)
+        return sorted({*changed, *range(first, len(self.variables))})
+
+    def add(self, index: int, name: str, array: Array) -> None:
+        """Add one slot to a bound variable."""
+        self._arrays[index][name] = array
+        self._order.append((index, name))
+        self._take(array)
+
+    def _append(self, var: Array) -> None:
+        self.by_key[self.key(var)] = len(self.variables)
+        self.variables.append(var)
+        self.specs.append((var.shape, var.dtype))
+        self._arrays.append({})
+        self._take(var)
+
+    def _take(self, array: Array) -> None:
+        if array.size:
+            self.extents.add(*np.lib.array_utils.byte_bounds(array))
+
+    def _rebind(self, new: Sequence[Array]) -> None:
+        """Bind a restored state to `new`, which match it position by position."""
+        self.is_restored = False
+        for index, var in enumerate(new):
+            self.variables[index] = var
+            self.by_key[self.key(var)] = index
+            self._take(var)
+
+    def forget(self, index: int) -> None:
+        """Let go of a variable and its slots; later ones move up."""
+        for field in (self.variables, self.specs, self._arrays):
+            del field[index]
+        self._order = [
+            (i - (i > index), name) for i, name in self._order if i != index
+        ]
+        self.by_key = {}
+        self.extents = Extents()
+        for i, var in enumerate(self.variables):
+            if var is not None:
+                self.by_key[self.key(var)] = i
+                self._take(var)
+        for array in self.arrays():
+            self._take(array)
+
+    # --- Saving ------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything but the variables."""
+        return {
+            "iterations": int(self.iterations),
+            "specs": list(self.specs),
+            "arrays": [dict(slots) for slots in self._arrays],
+            "order": list(self._order),
+            "is_closed": self.is_closed,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Slots:
+        """Return slots that bind by position to the next variables."""
+        self = cls()
+        self.iterations[()] = state["iterations"]
+        self.specs = list(state["specs"])
+        self.variables = [None] * len(self.specs)
+        self._arrays = [dict(slots) for slots in state["arrays"]]
+        self._order = list(state["order"])
+        self.is_closed = state["is_closed"]
+        self.is_restored = bool(self.specs)
+        for array in self.arrays():
+            self._take(array)
+        return self

@@ -1,0 +1,585 @@
+"""Every rule about what callers pass, and the text of every error.
+
+Nothing here writes to an array or computes an update: a function returns the checked
+value, or raises with the argument, the rule and what came. The compiled step tests the
+same rules with macros; it calls `step` when one is broken, or a variable is new.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rmsprop_fast.slots import Slots
+
+__all__ = [
+    "at_least_zero",
+    "finite",
+    "fraction",
+    "number",
+    "positive",
+    "slices",
+    "step",
+    "variables",
+    "weights",
+]
+
+Array = np.ndarray[Any, Any]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+# --- Scalars -------------------------------------------------------------------------
+
+
+def number(name: str, value: Any) -> float:
+    """Return `value` as a float; refuse what is not a real number."""
+    if type(value) is float:
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise TypeError(f"{name} must be a real number, got {value!r}")
+
+
+def finite(name: str, value: Any) -> float:
+    """Return a finite float."""
+    result = number(name, value)
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return result
+
+
+def at_least_zero(name: str, value: Any) -> float:
+    """Return a finite float >= 0."""
+    result = number(name, value)
+    if not 0.0 <= result < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {value!r}")
+    return result
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite float > 0."""
+    result = number(name, value)
+    if not 0.0 < result < math.inf:
+        raise ValueError(f"{name} must be finite and > 0, got {value!r}")
+    return result
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return a float in [0, 1]."""
+    result = number(name, value)
+    if not 0.0 <= result <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+    return result
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Return an int >= `least`."""
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if result < least:
+        raise ValueError(f"{name} must be >= {least}, got {value!r}")
+    return result
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a bool."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def text(name: str, value: Any) -> str:
+    """Return a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    return value
+
+
+def left_at_default(name: str, value: Any) -> None:
+    """Refuse an argument of Keras's that has no meaning for arrays."""
+    if value is not None:
+        raise ValueError(f"{name} must be None: arrays know no {name}, got {value!r}")
+
+
+def known_keywords(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a keyword that is not among `known`."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"Unexpected keyword argument passed to optimizer: {name}; "
+                f"known are {', '.join(known)}"
+            )
+
+
+def one_norm(clipnorm: float | None, global_clipnorm: float | None) -> None:
+    """Refuse both norms at once."""
+    if clipnorm is not None and global_clipnorm is not None:
+        raise ValueError(
+            "global_clipnorm must be None when clipnorm is given, "
+            f"got clipnorm={clipnorm!r} and global_clipnorm={global_clipnorm!r}"
+        )
+
+
+def shape(name: str, value: Any) -> tuple[int, ...] | None:
+    """Return a shape as a tuple of ints; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
+    return tuple(integer(f"{name}[{axis}]", n, 0) for axis, n in enumerate(value))
+
+
+def slot_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """Return float32 or float64 as a dtype."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be float32 or float64, got {value!r}") from None
+    if dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32 or float64, got {value!r}")
+    return dtype
+
+
+# --- Arrays --------------------------------------------------------------------------
+
+
+def _is_real(array: Array) -> bool:
+    return array.dtype in DTYPES and array.dtype.isnative
+
+
+def _real_array(where: str, name: str, value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(
+            f"{where}{name} must be a numpy.ndarray, got {type(value).__name__}"
+        )
+    if not _is_real(value):
+        raise TypeError(
+            f"{where}{name} must have dtype float32 or float64 in native byte order, "
+            f"got {value.dtype.str!r}"
+        )
+    return value
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two elements share a byte. Exact."""
+    axes = sorted(
+        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1
+    )
+    reach = array.itemsize
+    for stride, n in axes:
+        if stride < reach:
+            break
+        reach += (n - 1) * stride
+    else:
+        return False  # every axis steps over all that the inner ones reach
+    if array.size == 0:
+        return False
+    offsets = np.zeros(1, np.int64)
+    for stride, n in axes:
+        offsets = (offsets[:, None] + stride * np.arange(n)).ravel()
+    offsets.sort()
+    return bool((np.diff(offsets) < array.itemsize).any())
+
+
+def variable(where: str, var: Any) -> Array:
+    """Return an array that can be updated in place; the rules that need no other."""
+    _real_array(where, "var", var)
+    if not var.flags.writeable:
+        raise ValueError(f"{where}var must be writable, got a read-only array")
+    if _overlaps_itself(var):
+        raise ValueError(
+            f"{where}var must not overlap itself, got shape {var.shape} with strides "
+            f"{var.strides}"
+        )
+    return var  # type: ignore[no-any-return]
+
+
+def _is_same_array(var: Array, other: Array) -> bool:
+    """Whether two arrays of one address are the same; axes of length 1 step nowhere."""
+    return (
+        var.shape == other.shape
+        and var.dtype == other.dtype
+        and all(
+            s == t or n == 1
+            for s, t, n in zip(var.strides, other.strides, var.shape, strict=True)
+        )
+    )
+
+
+def _bounds(array: Array) -> tuple[int, int]:
+    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
+
+
+class _Memory:
+    """The arrays of an optimizer and of this call, to find overlaps among them."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._new: list[tuple[str, Array]] = []
+
+    def add(self, label: str, var: Array) -> None:
+        self._new.append((label, var))
+
+    def refuse(self, where: str, name: str, array: Array) -> None:
+        """Raise when `array` shares memory with any other; bounds first, then exact."""
+        low, high = _bounds(array)
+        others = list(self._new)
+        if self._slots.extents.may_touch(low, high):
+            others += self._slots.labelled()
+        for label, other in others:
+            other_low, other_high = _bounds(other)
+            if (
+                low < other_high
+                and other_low < high
+                and np.shares_memory(array, other)
+            ):
+                raise ValueError(
+                    f"{where}{name} must not overlap a variable or a slot, "
+                    f"got memory of {label}"
+                )
+
+
+def variables(where: str, var_list: Any, slots: Slots) -> list[Array]:
+    """Return the variables of a list, each once; refuse what cannot be bound."""
+    if isinstance(var_list, np.ndarray) or not isinstance(var_list, Iterable):
+        raise TypeError(
+            f"{where} must be a list of arrays, got {type(var_list).__name__}"
+        )
+    memory = _Memory(slots)
+    seen: dict[Any, Array] = {}
+    for k, var in enumerate(var_list):
+        _bindable(f"{where}[{k}]: ", f"{where}[{k}]", var, slots, seen, memory)
+    if not seen:
+        raise ValueError(f"{where} must hold at least one array, got none")
+    if slots.is_restored:
+        restored(list(seen.values()), slots)
+    return list(seen.values())
+
+
+def _bindable(
+    where: str, label: str, var: Any, slots: Slots, seen: dict[Any, Array],
+    memory: _Memory,
+) -> None:
+    """Check one variable against those bound and those of this call."""
+    # A bound variable passed these rules; what can change since is being writable.
+    variable(where, var)
+    key = slots.key(var)
+    index = slots.by_key.get(key)
+    twin = seen.get(key) if index is None else slots.variables[index]
+    if twin is not None:
+        if not _is_same_array(var, twin):
+            raise ValueError(
+                f"{where}var must keep the shape, strides and dtype it was bound with, "
+                f"{twin.shape}, {twin.strides} and {twin.dtype}, got {var.shape}, "
+                f"{var.strides} and {var.dtype}"
+            )
+    elif slots.is_closed and not slots.is_restored:
+        raise ValueError(
+            f"{where}var must be one of the {len(slots.variables)} arrays given to "
+            f"build, got another of shape {var.shape}"
+        )
+    else:
+        memory.refuse(where, "var", var)
+        memory.add(label, var)
+    seen.setdefault(key, var)
+
+
+def bindable(var: Any, slots: Slots) -> None:
+    """Check one array that is a variable of an optimizer, or may become one."""
+    if slots.is_restored:
+        raise ValueError(
+            "a restored optimizer must be bound by build or apply_gradients before "
+            "it gets another slot"
+        )
+    _bindable("", "var", var, slots, {}, _Memory(slots))
+
+
+def restored(new: Sequence[Array], slots: Slots) -> None:
+    """Refuse variables that do not match a restored optimizer's, position by position."""
+    if len(new) != len(slots.specs):
+        raise ValueError(
+            f"the variables must be as many as the restored optimizer had, "
+            f"{len(slots.specs)}, got {len(new)}"
+        )
+    for k, (var, spec) in enumerate(zip(new, slots.specs, strict=True)):
+        if (var.shape, var.dtype) != spec:
+            raise ValueError(
+                f"variable {k} must have the restored optimizer's shape {spec[0]} and "
+                f"dtype {spec[1]}, got {var.shape} and {var.dtype}"
+            )
+
+
+# --- Gradients -----------------------------------------------------------------------
+
+
+def _integers(name: str, indices: Any) -> Array:
+    if not isinstance(indices, np.ndarray):
+        raise TypeError(
+            f"{name} must be a numpy.ndarray, got {type(indices).__name__}"
+        )
+    if indices.dtype.kind not in "iu" or not indices.dtype.isnative:
+        raise TypeError(
+            f"{name} must have an integer dtype in native byte order, "
+            f"got {indices.dtype.str!r}"
+        )
+    return indices
+
+
+def slices(values: Any, indices: Any, where: str = "") -> None:
+    """Check a row-sparse gradient by itself."""
+    _real_array(where, "values", values)
+    _integers(f"{where}indices", indices)
+    if values.ndim == 0:
+        raise ValueError(f"{where}values must have at least 1 dimension, got 0")
+    if indices.ndim != 1:
+        raise ValueError(
+            f"{where}indices must have 1 dimension, got shape {indices.shape}"
+        )
+    if len(values) != len(indices):
+        raise ValueError(
+            f"{where}values must have as many rows as indices, {len(indices)}, "
+            f"got {len(values)}"
+        )
+
+
+def _slices_for(where: str, grad: Any, var: Array) -> None:
+    """Check a row-sparse gradient against its variable."""
+    slices(grad.values, grad.indices, where)
+    if var.ndim == 0:
+        raise ValueError(
+            f"{where}var must have at least 1 dimension for IndexedSlices, got 0"
+        )
+    if grad.values.dtype != var.dtype:
+        raise TypeError(
+            f"{where}values must have var's dtype {var.dtype}, got {grad.values.dtype}"
+        )
+    if grad.values.shape[1:] != var.shape[1:]:
+        raise ValueError(
+            f"{where}values must have rows of var's shape {var.shape[1:]}, "
+            f"got {grad.values.shape[1:]}"
+        )
+    if grad.dense_shape is not None and grad.dense_shape != var.shape:
+        raise ValueError(
+            f"{where}dense_shape must be var's shape {var.shape}, "
+            f"got {grad.dense_shape}"
+        )
+    bad = np.flatnonzero((grad.indices < 0) | (grad.indices >= len(var)))
+    if bad.size:
+        raise IndexError(
+            f"{where}indices must be in [0, {len(var)}), "
+            f"got {grad.indices[bad[0]]} at position {bad[0]}"
+        )
+
+
+def gradient(where: str, grad: Any, var: Array) -> Array:
+    """Check one gradient against its variable; return the array of its values."""
+    from rmsprop_fast.indexed_slices import IndexedSlices
+
+    if type(grad) is IndexedSlices:
+        _slices_for(where, grad, var)
+        return grad.values
+    if not isinstance(grad, np.ndarray):
+        raise TypeError(
+            f"{where}grad must be a numpy.ndarray, IndexedSlices or None, "
+            f"got {type(grad).__name__}"
+        )
+    if grad.dtype != var.dtype or not grad.dtype.isnative:
+        raise TypeError(
+            f"{where}grad must have var's dtype {var.dtype}, got {grad.dtype.str!r}"
+        )
+    if grad.shape != var.shape:
+        raise ValueError(
+            f"{where}grad must have var's shape {var.shape}, got {grad.shape}"
+        )
+    return grad
+
+
+def pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
+    """Return a list of (grad, var) tuples."""
+    if not isinstance(grads_and_vars, Iterable):
+        raise TypeError(
+            "grads_and_vars must be an iterable of (grad, var) pairs, "
+            f"got {type(grads_and_vars).__name__}"
+        )
+    result = []
+    for k, pair in enumerate(grads_and_vars):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(
+                f"grads_and_vars[{k}] must be a (grad, var) pair, got "
+                + (
+                    f"{len(pair)} items"
+                    if isinstance(pair, (tuple, list))
+                    else type(pair).__name__
+                )
+            )
+        result.append((pair[0], pair[1]))
+    return result
+
+
+def step(
+    grads_and_vars: Sequence[tuple[Any, Any]], slots: Slots
+) -> tuple[list[Array], list[Array]]:
+    """Check everything about the arrays of one step.
+
+    Returns
+    -------
+    to_bind : list of ndarray
+        The variables that the step updates, each once, in order; of a restored
+        optimizer, which binds by position, those without a gradient too.
+    missing : list of ndarray
+        The variables that have no gradient.
+    """
+    memory = _Memory(slots)
+    seen: dict[Any, Array] = {}
+    missing: list[Array] = []
+    for k, (grad, var) in enumerate(grads_and_vars):
+        where = f"grads_and_vars[{k}]: "
+        if grad is None and not slots.is_restored:
+            missing.append(variable(where, var))  # it is not bound
+            continue
+        _bindable(where, f"grads_and_vars[{k}]", var, slots, seen, memory)
+        if grad is None:
+            missing.append(var)
+        else:
+            gradient(where, grad, var)
+    if len(missing) == len(grads_and_vars):
+        raise ValueError(
+            f"grads_and_vars must hold at least one gradient, got none for "
+            f"{len(missing)} variables"
+        )
+    if slots.is_restored:
+        restored(list(seen.values()), slots)
+    for k, (grad, _) in enumerate(grads_and_vars):
+        if grad is not None:
+            values = grad if isinstance(grad, np.ndarray) else grad.values
+            memory.refuse(f"grads_and_vars[{k}]: ", "grad", values)
+    return list(seen.values()), missing
+
+
+# --- Losses --------------------------------------------------------------------------
+
+
+def loss(value: Any) -> Callable[[], Any]:
+    """Return a loss that can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"loss must be a callable that returns (value, grads), got {value!r}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def loss_result(result: Any) -> tuple[Any, Any]:
+    """Return what a loss returned as (value, grads)."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(
+            f"loss must return (value, grads), got {type(result).__name__}"
+            + (f" of {len(result)}" if isinstance(result, (tuple, list)) else "")
+        )
+    return result[0], result[1]
+
+
+def matched(grads: Any, var_list: Any) -> tuple[list[Any], list[Any]]:
+    """Return gradients and variables as lists of one length."""
+    for name, value in (("grads", grads), ("var_list", var_list)):
+        if not isinstance(value, Iterable) or isinstance(value, np.ndarray):
+            raise TypeError(f"{name} must be a list, got {type(value).__name__}")
+    grads, var_list = list(grads), list(var_list)
+    if len(grads) != len(var_list):
+        raise ValueError(
+            f"loss must return a gradient for each of the {len(var_list)} variables, "
+            f"got {len(grads)}"
+        )
+    return grads, var_list
+
+
+def gradients(grads: Sequence[Any], params: Sequence[Any]) -> list[Array]:
+    """Return the gradients' arrays; each parameter must have one."""
+    arrays = []
+    for k, (grad, var) in enumerate(zip(grads, params, strict=True)):
+        variable(f"params[{k}]: ", var)
+        if grad is None:
+            raise ValueError(
+                f"loss must return a gradient for every variable, got None for "
+                f"params[{k}] of shape {var.shape}"
+            )
+        arrays.append(gradient(f"params[{k}]: ", grad, var))
+    return arrays
+
+
+# --- State ---------------------------------------------------------------------------
+
+
+def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
+    """Return arrays to copy into `current`, iterations first."""
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"weights must be a list of arrays, got {type(given).__name__}")
+    arrays = [np.asarray(value) for value in given]
+    if len(arrays) == len(current) - 1:
+        arrays = [np.zeros((), np.int64), *arrays]  # as Keras 1 wrote them
+    if len(arrays) != len(current):
+        raise ValueError(
+            f"weights must hold the {len(current)} arrays of optimizer {name!r}, "
+            f"got {len(arrays)}"
+        )
+    for k, (new, old) in enumerate(zip(arrays, current, strict=True)):
+        if new.shape != old.shape:
+            raise ValueError(
+                f"weights[{k}] must have the shape {old.shape}, got {new.shape}"
+            )
+        if not np.can_cast(new.dtype, old.dtype, "same_kind"):
+            raise TypeError(
+                f"weights[{k}] must cast to {old.dtype} within its kind, "
+                f"got {new.dtype}"
+            )
+    if arrays[0] < 0:
+        raise ValueError(f"weights[0] must be >= 0 iterations, got {arrays[0]}")
+    return arrays
+
+
+def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an initial value for a slot as an array that fits."""
+    array = np.asanyarray(value)
+    if array.shape != var_shape:
+        raise ValueError(
+            f"initializer must give var's shape {var_shape}, got {array.shape}"
+        )
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise TypeError(
+            f"initializer must give {dtype} or what casts to it within its kind, "
+            f"got {array.dtype}"
+        )
+    return array
+
+
+def new_slot(slot: Array, var: Array, slots: Slots) -> None:
+    """Check that a slot's memory is its own."""
+    memory = _Memory(slots)
+    memory.add("its variable", var)
+    memory.refuse("", "initializer", slot)
+
+
+def unknown_slot(name: Any, slots: Slots) -> NoReturn:
+    """Raise for a slot that was not created."""
+    raise KeyError(f"slot_name must be one of {slots.names()}, got {name!r}")
+
+
+def unknown_variable(var: Any) -> NoReturn:
+    """Raise for an array that no slot was created for."""
+    if isinstance(var, np.ndarray):
+        raise KeyError(f"var must be a variable of this optimizer, got one it has not "
+                       f"seen, of shape {var.shape}")
+    raise KeyError(
+        f"var must be a variable of this optimizer, got {type(var).__name__}"
+    )
