@@ -41,7 +41,7 @@ build: $(VENV)/.built
 # --- Habits -----------------------------------------------------------------------------
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m rmsprop_fast.demo "Llanfair" "Kyoto" "Saint-Pierre"
+	$(BIN)/python -m rmsprop_fast.demo --retrain "Llanfair" "Kyoto" "Saint-Pierre"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --cov --cov-report=term

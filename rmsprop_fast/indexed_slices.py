@@ -83,5 +83,9 @@ class IndexedSlices:
         return self._dense_shape
 
     def __repr__(self) -> str:
-        shape = "" if self._dense_shape is None else f", dense_shape={self._dense_shape}"
-        return f"IndexedSlices(values={self._values!r}, indices={self._indices!r}{shape})"
+        shape = (
+            "" if self._dense_shape is None else f", dense_shape={self._dense_shape}"
+        )
+        return (
+            f"IndexedSlices(values={self._values!r}, indices={self._indices!r}{shape})"
+        )

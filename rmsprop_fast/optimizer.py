@@ -101,7 +101,9 @@ class Optimizer:
     # --- Hyperparameters ---------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
-        is_schedule = name == "learning_rate" and isinstance(value, LearningRateSchedule)
+        is_schedule = name == "learning_rate" and isinstance(
+            value, LearningRateSchedule
+        )
         if not is_schedule and not callable(value):
             value = self._ranges[name](name, value)
         self._hyper[name] = value
@@ -636,10 +638,14 @@ class Optimizer:
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
         config: dict[str, Any] = {"name": self._name}
-        config |= {name: value for name, value in self._clip.items() if value is not None}
+        config |= {
+            name: value for name, value in self._clip.items() if value is not None
+        }
         rate = self.learning_rate
         config["learning_rate"] = (
-            schedules.serialize(rate) if isinstance(rate, LearningRateSchedule) else rate
+            schedules.serialize(rate)
+            if isinstance(rate, LearningRateSchedule)
+            else rate
         )
         config["decay"] = self.decay
         if self._num_threads is not None:

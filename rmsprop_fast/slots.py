@@ -155,9 +155,7 @@ class Slots:
         """Let go of a variable and its slots; later ones move up."""
         for field in (self.variables, self.specs, self._arrays):
             del field[index]
-        self._order = [
-            (i - (i > index), name) for i, name in self._order if i != index
-        ]
+        self._order = [(i - (i > index), name) for i, name in self._order if i != index]
         self.by_key = {}
         self.extents = Extents()
         for i, var in enumerate(self.variables):

@@ -42,9 +42,12 @@ def number(name: str, value: Any) -> float:
     """Return `value` as a float; refuse what is not a real number."""
     if type(value) is float:
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if not isinstance(value, numbers.Real) or value is True or value is False:
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    try:
         return float(value)
-    raise TypeError(f"{name} must be a real number, got {value!r}")
+    except OverflowError:  # an int beyond the largest float
+        raise ValueError(f"{name} must be finite, got {value!r}") from None
 
 
 def finite(name: str, value: Any) -> float:
@@ -96,7 +99,7 @@ def flag(name: str, value: Any) -> bool:
     """Return a bool."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    raise TypeError(f"{name} must be True or False, got {value!r}")
+    raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
 def text(name: str, value: Any) -> str:
@@ -240,11 +243,7 @@ class _Memory:
             others += self._slots.labelled()
         for label, other in others:
             other_low, other_high = _bounds(other)
-            if (
-                low < other_high
-                and other_low < high
-                and np.shares_memory(array, other)
-            ):
+            if low < other_high and other_low < high and np.shares_memory(array, other):
                 raise ValueError(
                     f"{where}{name} must not overlap a variable or a slot, "
                     f"got memory of {label}"
@@ -269,7 +268,11 @@ def variables(where: str, var_list: Any, slots: Slots) -> list[Array]:
 
 
 def _bindable(
-    where: str, label: str, var: Any, slots: Slots, seen: dict[Any, Array],
+    where: str,
+    label: str,
+    var: Any,
+    slots: Slots,
+    seen: dict[Any, Array],
     memory: _Memory,
 ) -> None:
     """Check one variable against those bound and those of this call."""
@@ -326,9 +329,7 @@ def restored(new: Sequence[Array], slots: Slots) -> None:
 
 def _integers(name: str, indices: Any) -> Array:
     if not isinstance(indices, np.ndarray):
-        raise TypeError(
-            f"{name} must be a numpy.ndarray, got {type(indices).__name__}"
-        )
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(indices).__name__}")
     if indices.dtype.kind not in "iu" or not indices.dtype.isnative:
         raise TypeError(
             f"{name} must have an integer dtype in native byte order, "
@@ -578,8 +579,10 @@ def unknown_slot(name: Any, slots: Slots) -> NoReturn:
 def unknown_variable(var: Any) -> NoReturn:
     """Raise for an array that no slot was created for."""
     if isinstance(var, np.ndarray):
-        raise KeyError(f"var must be a variable of this optimizer, got one it has not "
-                       f"seen, of shape {var.shape}")
+        raise KeyError(
+            f"var must be a variable of this optimizer, got one it has not "
+            f"seen, of shape {var.shape}"
+        )
     raise KeyError(
         f"var must be a variable of this optimizer, got {type(var).__name__}"
     )

@@ -34,7 +34,26 @@ cdef extern from "Python.h":
 
 cdef enum:
     NORM_BLOCKS = 8192    # block sums held at once: 64 KiB at any size of gradient
-    HOLD_GIL_BELOW = 4096  # elements: letting go of the GIL costs about as much
+    HOLD_GIL_BELOW = 4096  # work: letting go of the GIL costs about as much
+    GRADIENT_WORK = 32     # work per gradient, in elements
+    OCCURRENCE_WORK = 16   # and per occurrence of a row
+
+
+# Work (elements, about) below which a step stays on one thread: a team costs more.
+cdef Py_ssize_t serial_below = 32768
+
+
+def set_serial_below(Py_ssize_t work):
+    """Set the work below which one thread runs a step; return what it was."""
+    global serial_below
+    before = serial_below
+    serial_below = work
+    return before
+
+
+cdef int _team(Py_ssize_t work, num_threads) except -1:
+    """Return how many threads that much work deserves."""
+    return threads.count(num_threads) if work >= serial_below else 1
 
 
 # --- What a step knows of a variable, and of a gradient -------------------------------
@@ -440,20 +459,20 @@ cdef class Step:
     # --- The work ---------------------------------------------------------------------
 
     cdef Py_ssize_t _measure(self, Py_ssize_t n, Py_ssize_t *n_bytes) noexcept:
-        """Return the elements of a step, and the bytes its occurrences need."""
+        """Return the work of a step, and the bytes its occurrences need."""
         cdef Entry *entries = <Entry *> self.entries.data
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t k, item, elements = 0
+        cdef Py_ssize_t k, item, work = n * GRADIENT_WORK
         n_bytes[0] = 0
         for k in range(n):
-            elements += grads[k].size
+            work += grads[k].size
             if entries[k].indices != NULL:
                 item = sizeof(Occurrence64) if is_wide(
                     entries[k].n, self.records[entries[k].record].var.n_rows
                 ) else sizeof(Occurrence32)
-                elements += entries[k].n
+                work += entries[k].n * OCCURRENCE_WORK
                 n_bytes[0] += 2 * item * entries[k].n
-        return elements
+        return work
 
     cdef bint _sort(self, Py_ssize_t n) noexcept:
         """Copy and check every row-sparse gradient's rows, and put them in order."""
@@ -547,13 +566,13 @@ cdef class Step:
         """
         cdef Coef coef = _coef(lr, rho, momentum, epsilon, 1, clipvalue)
         cdef Py_ssize_t n = self._collect(pairs, variant, overlaps_checked)
-        cdef Py_ssize_t n_bytes, elements, n_rounds = 0, n_tasks = 0, k
+        cdef Py_ssize_t n_bytes, work, n_rounds = 0, n_tasks = 0, k
         cdef Entry *entries = <Entry *> self.entries.data
         cdef int n_threads
         if n < 0:
             return -1
-        elements = self._measure(n, &n_bytes)
-        n_threads = threads.count(num_threads) if elements >= HOLD_GIL_BELOW else 1
+        work = self._measure(n, &n_bytes)
+        n_threads = _team(work, num_threads)
         self.occurrences.reserve(n_bytes)
         if not self._sort(n):
             return -1
@@ -562,7 +581,7 @@ cdef class Step:
             n_tasks += max_tasks(entries[k].n, n_threads)
         self.tasks.reserve(n_tasks * sizeof(Task))
         self.blocks.reserve(NORM_BLOCKS * sizeof(double))
-        if elements >= HOLD_GIL_BELOW:
+        if n_threads > 1 or work >= HOLD_GIL_BELOW:
             with nogil:
                 self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
                           global_clipnorm, n_threads)
@@ -594,7 +613,7 @@ def clipped(
     -------
     list of ndarray
     """
-    cdef Py_ssize_t n = PyList_GET_SIZE(grads), k, elements = 0
+    cdef Py_ssize_t n = PyList_GET_SIZE(grads), k, work = n * GRADIENT_WORK
     cdef Buffer described = Buffer(), layouts = Buffer(), blocks = Buffer()
     cdef Gradient *g = <Gradient *> described.reserve(n * sizeof(Gradient))
     cdef Layout *layout = <Layout *> layouts.reserve(n * sizeof(Layout))
@@ -604,11 +623,11 @@ def clipped(
     cdef list out = []
     for k in range(n):
         _describe(<object> PyList_GET_ITEM(grads, k), &g[k], &layout[k])
-        elements += g[k].size
+        work += g[k].size
         out.append(cnp.PyArray_EMPTY(
             layout[k].ndim, <cnp.npy_intp *> layout[k].dims,
             cnp.NPY_FLOAT if g[k].dtype == F32 else cnp.NPY_DOUBLE, False))
-    n_threads = threads.count(num_threads) if elements >= HOLD_GIL_BELOW else 1
+    n_threads = _team(work, num_threads)
     _set_scales(g, n, grad_factor, clipnorm, global_clipnorm, sums, n_threads)
     for k in range(n):
         take(cnp.PyArray_DATA(<object> PyList_GET_ITEM(out, k)), &g[k], &coef)

@@ -32,9 +32,6 @@ cdef enum:
 # The loops in use; set once, when the package is imported.
 cdef const Spans *spans = NULL
 
-# Work (elements, about) below which a step stays on one thread.
-cdef Py_ssize_t serial_below = 32768
-
 
 def use(capsule):
     """Run the loops that this `spans` capsule of a _loops module points to."""
@@ -45,14 +42,6 @@ def use(capsule):
         raise ImportError(
             f"the loops have version {table.version}, this build needs {SPANS_VERSION}")
     spans = table
-
-
-def set_serial_below(Py_ssize_t work):
-    """Set the work below which one thread runs a step; return what it was."""
-    global serial_below
-    before = serial_below
-    serial_below = work
-    return before
 
 
 # --- Arrays that are not one run ------------------------------------------------------
@@ -464,7 +453,7 @@ cdef int run(
     if n == 0:
         return team
     total = work_after(&tasks[n - 1])
-    if n_threads == 1 or total < serial_below:
+    if n_threads == 1:
         _run_share(tasks, n, 0, total, coef, variant)
         return team
     for share in prange(
@@ -517,8 +506,6 @@ cdef void sum_squares(
         grads[k].first_block = total
         grads[k].squares = 0
         total += (grads[k].size + NORM_BLOCK - 1) // NORM_BLOCK
-    if total * NORM_BLOCK < serial_below:
-        n_threads = 1
     while first < total:
         count = min(total - first, n_blocks)
         if n_threads == 1:

@@ -1,0 +1,66 @@
+"""Fixtures shared by all tests; each has ids that read as words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from rmsprop_fast.cpu import _step, dispatch
+
+# Hypothesis repeats an example that failed once; these machines are too noisy for
+# its deadlines.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "centered"])
+def centered(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(params=[0.0, 0.9], ids=["no-momentum", "momentum"])
+def momentum(request: pytest.FixtureRequest) -> float:
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["eps-inside", "eps-outside"])
+def eps_in_sqrt(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(params=dispatch.available())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on each instruction set that this machine and build have."""
+    yield dispatch.select(request.param)
+    dispatch.select(dispatch.ISA)
+
+
+@pytest.fixture(params=[1, 2, 3, 8], ids=lambda n: f"{n}-threads")
+def n_threads(request: pytest.FixtureRequest, any_work_is_shared: None) -> int:
+    return request.param
+
+
+@pytest.fixture
+def any_work_is_shared() -> Iterator[None]:
+    """Let even the smallest step start a team."""
+    before = _step.set_serial_below(0)
+    yield
+    _step.set_serial_below(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20121106)
