@@ -1,8 +1,5 @@
 """RMSprop for arrays you already own: Keras's API, in place, at memory speed."""
 
-from rmsprop_fast.cpu import dispatch as _dispatch  # first: it chooses the loops
-
-# isort: split
 from rmsprop_fast import schedules
 from rmsprop_fast.config import get_include, show_config
 from rmsprop_fast.indexed_slices import IndexedSlices

@@ -90,15 +90,17 @@ class Optimizer:
 
     def _bind_step(self, indices: Iterable[int]) -> None:
         for index in indices:
+            var = self._slots.variables[index]
+            assert var is not None  # only a restored state has none, and binds all
             self._step.bind(
                 index,
-                self._slots.variables[index],
+                var,
                 self._slots.get(index, "rms"),
                 self._slots.get(index, "momentum"),
                 self._slots.get(index, "mg"),
             )
 
-    # --- Hyperparameters ---------------------------------------------------------------
+    # --- Hyperparameters --------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
         is_schedule = name == "learning_rate" and isinstance(
@@ -119,7 +121,7 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float | LearningRateSchedule:
-        """The learning rate, unit of `var` per step: a schedule itself, else a number."""
+        """The learning rate, in units of `var` per step; a schedule comes as itself."""
         value = self._hyper["learning_rate"]
         if isinstance(value, LearningRateSchedule):
             return value
@@ -206,7 +208,7 @@ class Optimizer:
     def iterations(self, value: int) -> None:
         self._slots.iterations[()] = validation.integer("iterations", value, 0)
 
-    # --- What a subclass adds ----------------------------------------------------------
+    # --- What a subclass adds ---------------------------------------------------------
 
     def _scalars(self) -> tuple[int, float, float, float, float]:
         """Return the next step's variant, learning rate, rho, momentum and epsilon."""
@@ -216,7 +218,7 @@ class Optimizer:
         """Return the names of the slots that a variant needs, in order of creation."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
-    # --- Steps -------------------------------------------------------------------------
+    # --- Steps ------------------------------------------------------------------------
 
     def apply_gradients(self, grads_and_vars: GradsAndVars, name: None = None) -> int:
         """Update variables in place from their gradients: one step.
@@ -346,7 +348,7 @@ class Optimizer:
             validation.unknown_variable(var)
         return index
 
-    # --- Losses ------------------------------------------------------------------------
+    # --- Losses -----------------------------------------------------------------------
 
     def _gradients(
         self, loss: Callable[[], tuple[Any, Any]], var_list: Any
@@ -460,7 +462,7 @@ class Optimizer:
         self.last_loss = value
         return [done]
 
-    # --- State -------------------------------------------------------------------------
+    # --- State ------------------------------------------------------------------------
 
     def add_slot(self, var: Array, slot_name: str, initializer: Any = "zeros") -> Array:
         """Return a slot of `var`, created if it does not exist yet.
@@ -582,7 +584,7 @@ class Optimizer:
 
     @property
     def weights(self) -> list[Array]:
-        """The live state: iterations (0-d int64), then the slots in order of creation."""
+        """The live state: iterations (0-d int64), then the slots, oldest first."""
         return [self._slots.iterations, *self._slots.arrays()]
 
     def variables(self) -> list[Array]:
@@ -627,7 +629,7 @@ class Optimizer:
             for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
                 np.copyto(slot, array, casting="same_kind")
 
-    # --- Configuration -----------------------------------------------------------------
+    # --- Configuration ----------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         """Return what rebuilds this optimizer, without its state.

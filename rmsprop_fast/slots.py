@@ -92,7 +92,7 @@ class Slots:
         for index, name in self._order:
             yield f"slot {name!r} of variable {index}", self._arrays[index][name]
 
-    # --- Binding -----------------------------------------------------------------------
+    # --- Binding ----------------------------------------------------------------------
 
     def bind(self, new: Sequence[Array], names: Sequence[str]) -> list[int]:
         """Bind checked variables and create the slots they lack, as zeros.
@@ -165,7 +165,7 @@ class Slots:
         for array in self.arrays():
             self._take(array)
 
-    # --- Saving ------------------------------------------------------------------------
+    # --- Saving -----------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Return everything but the variables."""

@@ -147,7 +147,7 @@ def shape(name: str, value: Any) -> tuple[int, ...] | None:
 def slot_dtype(name: str, value: Any) -> np.dtype[Any]:
     """Return float32 or float64 as a dtype."""
     try:
-        dtype = np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value)
     except TypeError:
         raise TypeError(f"{name} must be float32 or float64, got {value!r}") from None
     if dtype not in DTYPES:
@@ -310,7 +310,7 @@ def bindable(var: Any, slots: Slots) -> None:
 
 
 def restored(new: Sequence[Array], slots: Slots) -> None:
-    """Refuse variables that do not match a restored optimizer's, position by position."""
+    """Refuse variables that do not match a restored optimizer's, one by one."""
     if len(new) != len(slots.specs):
         raise ValueError(
             f"the variables must be as many as the restored optimizer had, "
@@ -551,7 +551,7 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
 
 def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an initial value for a slot as an array that fits."""
-    array = np.asanyarray(value)
+    array: Array = np.asanyarray(value)
     if array.shape != var_shape:
         raise ValueError(
             f"initializer must give var's shape {var_shape}, got {array.shape}"

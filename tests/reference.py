@@ -1,4 +1,4 @@
-"""The formula again, in plain Python: the oracle that the kernels must equal bit for bit.
+"""The formula again, in plain Python: the oracle that all kernels must equal exactly.
 
 Every operation is done in double and rounded to the variable's dtype at once. For
 float32 that is exact IEEE float32 arithmetic: a double holds more than twice its bits,

@@ -1,4 +1,4 @@
-"""The same bits on every instruction set, thread count and split: those of the formula."""
+"""The formula's own bits on every instruction set, thread count and split."""
 
 from __future__ import annotations
 
