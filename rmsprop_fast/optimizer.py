@@ -531,6 +531,7 @@ class Optimizer:
         Returns
         -------
         ndarray
+            C-contiguous, of that shape and dtype.
 
         Raises
         ------

@@ -216,11 +216,9 @@ class _BuiltIn(LearningRateSchedule):
 
 # --- Schedules -----------------------------------------------------------------------
 
-# "numpydoc ignore": its linter reads the source and sees no __init__ in a dataclass.
-
 
 @dataclass(frozen=True)
-class ExponentialDecay(_BuiltIn):  # numpydoc ignore=PR02
+class ExponentialDecay(_BuiltIn):
     """Multiply the learning rate by `decay_rate` every `decay_steps` steps.
 
     Parameters
@@ -270,7 +268,7 @@ class ExponentialDecay(_BuiltIn):  # numpydoc ignore=PR02
 
 
 @dataclass(frozen=True)
-class InverseTimeDecay(_BuiltIn):  # numpydoc ignore=PR02
+class InverseTimeDecay(_BuiltIn):
     """Divide the learning rate by a number that grows linearly with the step.
 
     Parameters
@@ -319,7 +317,7 @@ class InverseTimeDecay(_BuiltIn):  # numpydoc ignore=PR02
 
 
 @dataclass(frozen=True)
-class PolynomialDecay(_BuiltIn):  # numpydoc ignore=PR02
+class PolynomialDecay(_BuiltIn):
     """Go from one learning rate to another along a polynomial.
 
     Parameters
@@ -377,7 +375,7 @@ class PolynomialDecay(_BuiltIn):  # numpydoc ignore=PR02
 
 
 @dataclass(frozen=True)
-class PiecewiseConstantDecay(_BuiltIn):  # numpydoc ignore=PR02
+class PiecewiseConstantDecay(_BuiltIn):
     """Keep the learning rate constant between boundaries.
 
     Parameters
@@ -435,7 +433,7 @@ def _cosine(p: float) -> float:
 
 
 @dataclass(frozen=True)
-class CosineDecay(_BuiltIn):  # numpydoc ignore=PR02
+class CosineDecay(_BuiltIn):
     """Lower the learning rate along half a cosine wave, if wanted after a warm-up.
 
     Parameters
@@ -497,7 +495,7 @@ class CosineDecay(_BuiltIn):  # numpydoc ignore=PR02
 
 
 @dataclass(frozen=True)
-class CosineDecayRestarts(_BuiltIn):  # numpydoc ignore=PR02
+class CosineDecayRestarts(_BuiltIn):
     """Lower the learning rate along half a cosine wave, again and again.
 
     Parameters

@@ -69,7 +69,7 @@ cdef void _copy(
 ) noexcept nogil:
     """Copy elements start to start + count, in C order, to or from `block`."""
     cdef Py_ssize_t[MAX_DIMS] index
-    cdef Py_ssize_t k, run, stride, rest = start
+    cdef Py_ssize_t _k, run, stride, rest = start
     cdef int axis, inner = layout.ndim - 1
     if inner < 0:
         _move(array, block, item, gather)
@@ -81,7 +81,7 @@ cdef void _copy(
     stride = layout.strides[inner]
     while True:
         run = min(count, layout.dims[inner] - index[inner])
-        for k in range(run):
+        for _k in range(run):
             _move(array, block, item, gather)
             array += stride
             block += item
