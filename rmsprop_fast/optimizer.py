@@ -31,15 +31,22 @@ class Optimizer:
     Parameters
     ----------
     name : str, optional
-        A name for error texts and `get_config`; the class's name if omitted.
+        A name for `get_config` and for errors of `set_weights`; the class's if omitted.
     num_threads : int, optional
         The size of the thread team, taken literally. If omitted: OMP_NUM_THREADS, or
         what the machine allows. Small steps stay on one thread either way.
-    **kwargs : float
+    **kwargs : float or None
         `clipnorm` bounds the norm of each gradient, `global_clipnorm` that of all
         gradients of a call together, `clipvalue` the magnitude of each element; norms
         come first, and the two norms exclude each other. `lr` is Keras's old word for
-        `learning_rate`. `decay` divides the learning rate by ``1 + decay*iterations``.
+        `learning_rate`. `decay`, a number or a callable, divides the learning rate by
+        ``1 + decay*iterations``.
+
+    Attributes
+    ----------
+    last_loss : object
+        The value that the loss of the last `minimize`, `get_gradients` or `get_updates`
+        returned; None before.
 
     Raises
     ------
@@ -131,7 +138,14 @@ class Optimizer:
     def learning_rate(self, value: Hyperparameter | LearningRateSchedule) -> None:
         self._set_hyper("learning_rate", value)
 
-    lr = learning_rate
+    @property
+    def lr(self) -> float | LearningRateSchedule:
+        """Keras's old word for `learning_rate`."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, value: Hyperparameter | LearningRateSchedule) -> None:
+        self.learning_rate = value
 
     @property
     def decay(self) -> float:
@@ -298,8 +312,7 @@ class Optimizer:
             return
         shapes = ", ".join(str(var.shape) for var in missing)
         warnings.warn(
-            f"Gradients do not exist for {len(missing)} variables, of shapes {shapes}; "
-            "they are left alone",
+            f"Gradients do not exist for variables of shape {shapes}, left alone",
             UserWarning,
             stacklevel=5,
         )

@@ -33,7 +33,7 @@ class RMSprop(Optimizer):
         Divide by the standard deviation of the gradient instead of its root mean
         square; one slot more.
     name : str, default "RMSprop"
-        A name for error texts and `get_config`.
+        A name for `get_config` and for errors of `set_weights`.
     eps_in_sqrt : bool, default True
         Where epsilon stands: inside the root as Keras documents it, or outside as torch
         has it.
@@ -55,11 +55,17 @@ class RMSprop(Optimizer):
 
     .. math::
 
-        rms &\leftarrow \rho\, rms + (1 - \rho)\, g^2 \\
-        mg  &\leftarrow \rho\, mg  + (1 - \rho)\, g \quad\text{(centered)} \\
-        d   &= rms \quad\text{or}\quad \max(rms - mg^2, 0) \quad\text{(centered)} \\
-        mom &\leftarrow momentum \cdot mom + lr \cdot g / \sqrt{d + \epsilon} \\
-        var &\leftarrow var - mom
+        \mathrm{rms} &\leftarrow \rho \, \mathrm{rms} + (1 - \rho) \, g^2 \\
+        \mathrm{mg} &\leftarrow \rho \, \mathrm{mg} + (1 - \rho) \, g
+            \quad \text{if centered} \\
+        d &= \max(\mathrm{rms} - \mathrm{mg}^2, 0) \quad \text{if centered, else }
+            \mathrm{rms} \\
+        \mathrm{inc} &= \mathrm{lr} \, g / \sqrt{d + \epsilon} \quad
+            \text{or, without eps\_in\_sqrt, } \mathrm{lr} \, g / (\sqrt d + \epsilon) \\
+        \mathrm{mom} &\leftarrow \mathrm{momentum} \, \mathrm{mom} + \mathrm{inc}
+            \quad \text{with momentum} \\
+        \mathrm{var} &\leftarrow \mathrm{var} - \mathrm{mom} \quad
+            \text{or, without momentum, } \mathrm{var} - \mathrm{inc}
 
     Sources: Tieleman and Hinton, COURSERA lecture 6e, 2012; centered: Graves,
     arXiv:1308.0850, equations 38 to 41. Keras's r2.0 code put epsilon outside the root
@@ -74,8 +80,10 @@ class RMSprop(Optimizer):
     >>> from rmsprop_fast import RMSprop
     >>> var = np.array([10.0])
     >>> opt = RMSprop(learning_rate=0.1)
+    >>> def loss():
+    ...     return var[0] ** 2 / 2, [var.copy()]
     >>> for _ in range(100):
-    ...     step = opt.minimize(lambda: (var[0] ** 2 / 2, [var.copy()]), [var])
+    ...     step = opt.minimize(loss, [var])
     >>> step, bool(opt.last_loss < 2.0)
     (100, True)
     """

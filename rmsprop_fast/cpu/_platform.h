@@ -26,7 +26,11 @@ static inline int rmsprop_end_threads(void)
 
 #if defined(__GNUC__)
 #define RMSPROP_PREFETCH(address) __builtin_prefetch((address), 1, 3)
+#if defined(__clang__)
 #define RMSPROP_COMPILER __VERSION__
+#else
+#define RMSPROP_COMPILER "GCC " __VERSION__
+#endif
 #else
 #define RMSPROP_PREFETCH(address) ((void)(address))
 #define RMSPROP_COMPILER "unknown"
