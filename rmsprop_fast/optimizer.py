@@ -69,6 +69,7 @@ class Optimizer:
         )
         self._name = validation.text("name", name or type(self).__name__)
         self._hyper: dict[str, Any] = {}
+        self._flags: dict[str, bool] = {}
         self._clip: dict[str, float | None] = dict.fromkeys(
             ("clipvalue", "clipnorm", "global_clipnorm")
         )
@@ -653,20 +654,25 @@ class Optimizer:
         dict
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
-        config: dict[str, Any] = {"name": self._name}
-        config |= {
-            name: value for name, value in self._clip.items() if value is not None
-        }
-        rate = self.learning_rate
-        config["learning_rate"] = (
-            schedules.serialize(rate)
-            if isinstance(rate, LearningRateSchedule)
-            else rate
-        )
-        config["decay"] = self.decay
-        if self._num_threads is not None:
-            config["num_threads"] = self._num_threads
+        config = self._arguments()
+        for name in self._hyper:
+            value = getattr(self, name)
+            is_schedule = isinstance(value, LearningRateSchedule)
+            config[name] = schedules.serialize(value) if is_schedule else value
         return config
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments as they are; of optional ones, those set."""
+        arguments = {
+            "name": self._name,
+            "clipnorm": self.clipnorm,
+            "clipvalue": self.clipvalue,
+            "global_clipnorm": self.global_clipnorm,
+            **{name: self._hyper[name] for name in self._ranges},
+            **self._flags,
+            "num_threads": self._num_threads,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
 
     @classmethod
     def from_config(
@@ -717,5 +723,5 @@ class Optimizer:
         return copy.deepcopy(self)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        fields = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items())
         return f"{type(self).__name__}({fields})"

@@ -61,7 +61,7 @@ class RMSprop(Optimizer):
         d &= \max(\mathrm{rms} - \mathrm{mg}^2, 0) \quad \text{if centered, else }
             \mathrm{rms} \\
         \mathrm{inc} &= \mathrm{lr} \, g / \sqrt{d + \epsilon} \quad
-            \text{or, without eps\_in\_sqrt, } \mathrm{lr} \, g / (\sqrt d + \epsilon) \\
+            \text{or, not eps\_in\_sqrt, } \mathrm{lr} \, g / (\sqrt d + \epsilon) \\
         \mathrm{mom} &\leftarrow \mathrm{momentum} \, \mathrm{mom} + \mathrm{inc}
             \quad \text{with momentum} \\
         \mathrm{var} &\leftarrow \mathrm{var} - \mathrm{mom} \quad
@@ -146,27 +146,27 @@ class RMSprop(Optimizer):
     @property
     def centered(self) -> bool:
         """Whether the squared mean is taken off the mean square."""
-        return self._centered
+        return self._flags["centered"]
 
     @centered.setter
     def centered(self, value: bool) -> None:
-        self._centered = validation.flag("centered", value)
+        self._flags["centered"] = validation.flag("centered", value)
 
     @property
     def eps_in_sqrt(self) -> bool:
         """Whether epsilon stands inside the root."""
-        return self._eps_in_sqrt
+        return self._flags["eps_in_sqrt"]
 
     @eps_in_sqrt.setter
     def eps_in_sqrt(self, value: bool) -> None:
-        self._eps_in_sqrt = validation.flag("eps_in_sqrt", value)
+        self._flags["eps_in_sqrt"] = validation.flag("eps_in_sqrt", value)
 
     def _scalars(self) -> tuple[int, float, float, float, float]:
         momentum = self._get_hyper("momentum")
         variant = (
-            CENTERED * self._centered
+            CENTERED * self._flags["centered"]
             + MOMENTUM * (momentum > 0)
-            + EPS_IN_SQRT * self._eps_in_sqrt
+            + EPS_IN_SQRT * self._flags["eps_in_sqrt"]
         )
         return (
             variant,
@@ -183,20 +183,3 @@ class RMSprop(Optimizer):
         if variant & CENTERED:
             names.append("mg")
         return names
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds this optimizer, without its state.
-
-        Returns
-        -------
-        dict
-            JSON-able: the constructor's arguments; callables are evaluated.
-        """
-        return {
-            **super().get_config(),
-            "rho": self.rho,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "centered": self.centered,
-            "eps_in_sqrt": self.eps_in_sqrt,
-        }
