@@ -662,7 +662,7 @@ class Optimizer:
         return config
 
     def _arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments as they are; of optional ones, those set."""
+        """Return the constructor's arguments as they are, those that are not None."""
         arguments = {
             "name": self._name,
             "clipnorm": self.clipnorm,
