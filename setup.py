@@ -38,6 +38,12 @@ ISA_FLAGS = {
     ],
 }
 
+# The compiled modules beside the loops, in rmsprop_fast/cpu.
+MODULES = [
+    *("_platform", "_spans", "_layout", "_gradients", "_sort", "_tasks"),
+    *("_extents", "_step"),
+]
+
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}
 OPENMP_PROBE = """\
 #include <omp.h>
@@ -69,13 +75,15 @@ def extensions():
         "include_dirs": [".", INCLUDE, numpy.get_include()],
         "define_macros": [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         "depends": [
-            *map(str, Path(INCLUDE, PACKAGE).glob("*.h")),
-            *map(str, Path(PACKAGE, "cpu").glob("*.[hp][xd]*")),
+            str(path)
+            for folder in (Path(INCLUDE, PACKAGE), Path(PACKAGE), Path(PACKAGE, "cpu"))
+            for path in folder.iterdir()
+            if path.suffix in (".h", ".pxd", ".pxi")
         ],
     }
     rows = [
         Extension(f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common)
-        for name in ("_platform", "_extents", "_sort", "_tasks", "_step")
+        for name in MODULES
     ]
     for isa in isas():
         name = f"_loops_{isa}"

@@ -38,3 +38,6 @@ ctypedef struct Spans:
         void *out, const void *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
     # The sum of squares of one block, n <= NORM_BLOCK, in double.
     double (*sum_of_squares[2])(const void *grad, Py_ssize_t n) noexcept nogil
+
+# The table in use.
+cdef const Spans *spans

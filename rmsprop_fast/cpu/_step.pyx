@@ -14,13 +14,14 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from rmsprop_fast.cpu._extents cimport Extents
+from rmsprop_fast.cpu._gradients cimport Gradient, sum_squares, take
+from rmsprop_fast.cpu._layout cimport Layout
 from rmsprop_fast.cpu._sort cimport (
     Occurrence32, Occurrence64, copy_rows, is_wide, sort_rows,
 )
 from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
-    Gradient, Layout, Task, Variable, add_dense, add_rows, max_tasks, run, sum_squares,
-    take, work_after,
+    Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
 )
 from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
 

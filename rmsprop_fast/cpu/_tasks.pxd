@@ -1,12 +1,8 @@
 # A whole step as one list of tasks, and its run in one parallel region.
 
+from rmsprop_fast.cpu._gradients cimport Gradient
+from rmsprop_fast.cpu._layout cimport Layout
 from rmsprop_fast.cpu._spans cimport Coef
-
-# How to walk an array that is not one aligned, C-contiguous run: in C order.
-ctypedef struct Layout:
-    int ndim
-    const Py_ssize_t *dims
-    const Py_ssize_t *strides  # bytes
 
 # One variable and its slots. A slot is one aligned C-contiguous run, or NULL.
 ctypedef struct Variable:
@@ -21,18 +17,6 @@ ctypedef struct Variable:
     char *rms
     char *mg
     char *mom
-
-# One gradient: of the variable's shape, or the values of a row-sparse one.
-ctypedef struct Gradient:
-    int dtype
-    const char *data
-    const Layout *layout       # NULL: one run
-    Py_ssize_t size
-    Py_ssize_t row_stride      # row-sparse only, as in Variable
-    bint rows_are_runs
-    Py_ssize_t first_block     # the norm's blocks before this gradient's
-    double squares             # the sum of squares, filled by sum_squares
-    double scale               # multiplies the raw values
 
 cdef enum Kind:
     DENSE      # items are elements
@@ -63,15 +47,7 @@ cdef Py_ssize_t add_rows(
 cdef Py_ssize_t max_tasks(Py_ssize_t n, int n_threads) noexcept nogil
 cdef Py_ssize_t work_after(const Task *task) noexcept nogil
 
-# Fill `squares` of every gradient, in the specified order of additions.
-cdef void sum_squares(
-    Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks,
-    int n_threads) noexcept nogil
-
 # Update everything once; returns the number of threads that ran.
 cdef int run(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant,
     int n_threads) noexcept nogil
-
-# out[0:size] = the gradient as the update would see it.
-cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil

@@ -1,18 +1,16 @@
 """A whole step as one list of tasks, and its run in one parallel region.
 
 Everything below runs without the GIL, allocates nothing and cannot fail. The loops
-over elements are the spans of the chosen instruction set, see `use`.
+over elements are the spans of the chosen instruction set, in `_spans`.
 """
 
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
-from libc.string cimport memcpy
 
+from rmsprop_fast.cpu._gradients cimport scaled
+from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
-from rmsprop_fast.cpu._spans cimport (
-    CENTERED, MOMENTUM, NORM_BLOCK, SPANS_VERSION, Coef, Spans,
-)
+from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM, Coef, spans
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     void RMSPROP_PREFETCH(const void *address)
@@ -23,108 +21,19 @@ cdef enum:
     SUM_RUN = 32        # duplicates are summed in runs of 32, then run by run
     AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
     CACHE_LINE = 64     # bytes
-    MAX_DIMS = 64       # NumPy's own limit
     DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
     COLUMN_GRAIN = 16   # columns of a hot row, likewise
     TASK_WORK = 32      # a task costs about as much as 32 more elements
     ROW_WORK = 16       # an occurrence, likewise
-
-# The loops in use; set once, when the package is imported.
-cdef const Spans *spans = NULL
-
-
-def use(capsule):
-    """Run the loops that this `spans` capsule of a _loops module points to."""
-    global spans
-    cdef const Spans *table = <const Spans *> PyCapsule_GetPointer(
-        capsule, "rmsprop_fast.cpu.spans")
-    if table.version != SPANS_VERSION:
-        raise ImportError(
-            f"the loops have version {table.version}, this build needs {SPANS_VERSION}")
-    spans = table
-
-
-# --- Arrays that are not one run ------------------------------------------------------
-
-
-cdef inline void _move(
-    char *array, char *block, Py_ssize_t item, const bint gather,
-) noexcept nogil:
-    # memcpy of a constant size is one load and store, aligned or not.
-    if item == 4:
-        if gather:
-            memcpy(block, array, 4)
-        else:
-            memcpy(array, block, 4)
-    else:
-        if gather:
-            memcpy(block, array, 8)
-        else:
-            memcpy(array, block, 8)
-
-
-cdef void _copy(
-    char *array, const Layout *layout, Py_ssize_t item, Py_ssize_t start,
-    Py_ssize_t count, char *block, const bint gather,
-) noexcept nogil:
-    """Copy elements start to start + count, in C order, to or from `block`."""
-    cdef Py_ssize_t[MAX_DIMS] index
-    cdef Py_ssize_t _k, run, stride, rest = start
-    cdef int axis, inner = layout.ndim - 1
-    if inner < 0:
-        _move(array, block, item, gather)
-        return
-    for axis in range(inner, -1, -1):
-        index[axis] = rest % layout.dims[axis]
-        rest = rest // layout.dims[axis]
-        array += index[axis] * layout.strides[axis]
-    stride = layout.strides[inner]
-    while True:
-        run = min(count, layout.dims[inner] - index[inner])
-        for _k in range(run):
-            _move(array, block, item, gather)
-            array += stride
-            block += item
-        count -= run
-        if count == 0:
-            return
-        # The inner axis is exhausted: step back to its start, carry outwards.
-        array -= layout.dims[inner] * stride
-        index[inner] = 0
-        for axis in range(inner - 1, -1, -1):
-            index[axis] += 1
-            array += layout.strides[axis]
-            if index[axis] < layout.dims[axis]:
-                break
-            array -= layout.dims[axis] * layout.strides[axis]
-            index[axis] = 0
-
-
-cdef inline const char *_run_of(
-    const char *data, const Layout *layout, Py_ssize_t item, Py_ssize_t start,
-    Py_ssize_t count, char *block,
-) noexcept nogil:
-    """Return elements start to start + count as one run: in place, or copied."""
-    if layout == NULL:
-        return data + start * item
-    _copy(<char *> data, layout, item, start, count, block, True)
-    return block
 
 
 cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
     return slot + offset if slot != NULL else NULL
 
 
-cdef inline Coef _scaled(const Coef *coef, double scale) noexcept nogil:
-    cdef Coef c = coef[0]
-    c.f32.grad_scale = <float> scale
-    c.f64.grad_scale = scale
-    return c
-
-
 cdef inline Coef _identity(const Coef *coef) noexcept nogil:
     """Return coefficients that take a summed gradient as it is."""
-    cdef Coef c = _scaled(coef, 1.0)
+    cdef Coef c = scaled(coef, 1.0)
     c.f32.clip = <float> INFINITY
     c.f64.clip = INFINITY
     return c
@@ -151,10 +60,10 @@ cdef void _update_block(
     """Update n <= BLOCK elements of `base` from `start`, whatever its layout."""
     cdef char[BLOCK * 8] buffer
     cdef Py_ssize_t item = <Py_ssize_t> 4 << v.dtype
-    cdef char *param = <char *> _run_of(base, layout, item, start, n, buffer)
+    cdef char *param = <char *> run_of(base, layout, item, start, n, buffer)
     _update_run(v, param, grad, at, n, c, variant)
     if layout != NULL:
-        _copy(base, layout, item, start, n, param, False)
+        copy_block(base, layout, item, start, n, param, False)
 
 
 cdef void _run_dense(
@@ -170,7 +79,7 @@ cdef void _run_dense(
         return
     while begin < end:
         n = min(end - begin, BLOCK)
-        grad = _run_of(t.grad.data, t.grad.layout, item, begin, n, <char *> buffer)
+        grad = run_of(t.grad.data, t.grad.layout, item, begin, n, <char *> buffer)
         _update_block(v, v.layout, v.param, grad, begin, begin, n, c, variant)
         begin += n
 
@@ -220,7 +129,7 @@ cdef inline void _accumulate(
     cdef double[BLOCK] buffer
     cdef int dtype = t.var.dtype
     cdef const char *values = t.grad.data + _position(t, k) * t.grad.row_stride
-    values = _run_of(values, inner, <Py_ssize_t> 4 << dtype, column, n, <char *> buffer)
+    values = run_of(values, inner, <Py_ssize_t> 4 << dtype, column, n, <char *> buffer)
     if start:
         spans.take[dtype](total, values, n, c)
     else:
@@ -421,7 +330,7 @@ cdef void _run_share(
     """Run what lies between two amounts of work."""
     cdef Py_ssize_t low = 0, high = n - 1, middle, begin, end
     cdef const Task *t
-    cdef Coef scaled, identity = _identity(coef)
+    cdef Coef c, identity = _identity(coef)
     while low < high:  # the last task that begins at or before `work`
         middle = (low + high + 1) // 2
         if tasks[middle].work <= work:
@@ -435,13 +344,13 @@ cdef void _run_share(
         end = _cut(t, work_end)
         if begin >= end:
             continue
-        scaled = _scaled(coef, t.grad.scale)
+        c = scaled(coef, t.grad.scale)
         if t.kind == DENSE:
-            _run_dense(t, begin, end, &scaled, variant)
+            _run_dense(t, begin, end, &c, variant)
         elif t.kind == ROWS:
-            _run_rows(t, begin, end, &scaled, &identity, variant)
+            _run_rows(t, begin, end, &c, &identity, variant)
         else:
-            _update_row(t, t.first, t.last, begin, end, &scaled, &identity, variant)
+            _update_row(t, t.first, t.last, begin, end, &c, &identity, variant)
 
 
 cdef int run(
@@ -466,76 +375,3 @@ cdef int run(
             total if share == n_threads - 1 else total // n_threads * (share + 1),
             coef, variant)
     return team
-
-
-# --- Norms ----------------------------------------------------------------------------
-
-
-cdef double _sum_block(const Gradient *g, Py_ssize_t block) noexcept nogil:
-    cdef double[NORM_BLOCK] buffer
-    cdef Py_ssize_t start = block * NORM_BLOCK
-    cdef Py_ssize_t n = min(g.size - start, <Py_ssize_t> NORM_BLOCK)
-    return spans.sum_of_squares[g.dtype](
-        _run_of(g.data, g.layout, <Py_ssize_t> 4 << g.dtype, start, n,
-                <char *> buffer), n)
-
-
-cdef void _sum_blocks(
-    const Gradient *grads, Py_ssize_t n, Py_ssize_t first, Py_ssize_t begin,
-    Py_ssize_t end, double *sums,
-) noexcept nogil:
-    """Fill sums[begin:end] with the blocks first + begin to first + end."""
-    cdef Py_ssize_t low = 0, high = n - 1, middle, k
-    while low < high:  # the last gradient whose blocks begin at or before
-        middle = (low + high + 1) // 2
-        if grads[middle].first_block <= first + begin:
-            low = middle
-        else:
-            high = middle - 1
-    for k in range(begin, end):
-        while low + 1 < n and grads[low + 1].first_block <= first + k:
-            low += 1
-        sums[k] = _sum_block(&grads[low], first + k - grads[low].first_block)
-
-
-cdef void sum_squares(
-    Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks, int n_threads,
-) noexcept nogil:
-    cdef Py_ssize_t total = 0, first = 0, count, k, share, at = 0
-    for k in range(n):
-        grads[k].first_block = total
-        grads[k].squares = 0
-        total += (grads[k].size + NORM_BLOCK - 1) // NORM_BLOCK
-    while first < total:
-        count = min(total - first, n_blocks)
-        if n_threads == 1:
-            _sum_blocks(grads, n, first, 0, count, blocks)
-        else:
-            for share in prange(
-                n_threads, schedule="static", chunksize=1, num_threads=n_threads
-            ):
-                _sum_blocks(grads, n, first, count * share // n_threads,
-                            count * (share + 1) // n_threads, blocks)
-        for k in range(count):  # in order: the bits must not depend on the team
-            while at + 1 < n and grads[at + 1].first_block <= first + k:
-                at += 1
-            grads[at].squares += blocks[k]
-        first += count
-
-
-# --- Gradients as the update sees them ------------------------------------------------
-
-
-cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil:
-    cdef double[BLOCK] buffer
-    cdef Coef c = _scaled(coef, grad.scale)
-    cdef Py_ssize_t start = 0, n, item = <Py_ssize_t> 4 << grad.dtype
-    if grad.layout == NULL:
-        spans.take[grad.dtype](out, grad.data, grad.size, &c)
-        return
-    while start < grad.size:
-        n = min(grad.size - start, BLOCK)
-        spans.take[grad.dtype](
-            <char *> out + start * item,
-            _run_of(grad.data, grad.layout, item, start, n, <char *> buffer), n, &c)
-        start += n

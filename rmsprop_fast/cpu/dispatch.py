@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 
-from rmsprop_fast.cpu import _platform, _tasks
+from rmsprop_fast.cpu import _platform, _spans
 
 __all__ = ["available", "select"]
 
@@ -49,7 +49,7 @@ def select(isa: str | None = None) -> str:
             f"RMSPROP_FAST_ISA must be one of {', '.join(choices)} here, got {isa!r}"
         )
     loops = importlib.import_module(f"rmsprop_fast.cpu._loops_{isa}")
-    _tasks.use(loops.spans)
+    _spans.use(loops.spans)
     return isa
 
 

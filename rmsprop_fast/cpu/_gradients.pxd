@@ -1,0 +1,31 @@
+# What a step does to gradients before it updates: norms, scaling, clipping.
+
+from rmsprop_fast.cpu._layout cimport Layout
+from rmsprop_fast.cpu._spans cimport Coef
+
+# One gradient: of the variable's shape, or the values of a row-sparse one.
+ctypedef struct Gradient:
+    int dtype
+    const char *data
+    const Layout *layout       # NULL: one run
+    Py_ssize_t size
+    Py_ssize_t row_stride      # row-sparse only, as in Variable
+    bint rows_are_runs
+    Py_ssize_t first_block     # the norm's blocks before this gradient's
+    double squares             # the sum of squares, filled by sum_squares
+    double scale               # multiplies the raw values
+
+# Fill `squares` of every gradient, in the specified order of additions.
+cdef void sum_squares(
+    Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks,
+    int n_threads) noexcept nogil
+
+# The same scalars with another factor of the gradient.
+cdef inline Coef scaled(const Coef *coef, double scale) noexcept nogil:
+    cdef Coef c = coef[0]
+    c.f32.grad_scale = <float> scale
+    c.f64.grad_scale = scale
+    return c
+
+# out[0:size] = the gradient as the update would see it.
+cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil
