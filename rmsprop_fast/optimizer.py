@@ -86,7 +86,7 @@ class Optimizer:
         self._lock = threading.RLock()
         threads.renew_lock_in_child(self)
         self._slots = slots
-        self._silent: set[tuple[int, ...]] = set()
+        self._silent: set[frozenset[Any]] = set()
         self._mirror()
 
     def _mirror(self) -> None:
@@ -111,10 +111,9 @@ class Optimizer:
     # --- Hyperparameters --------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
-        is_schedule = name == "learning_rate" and isinstance(
-            value, LearningRateSchedule
-        )
-        if not is_schedule and not callable(value):
+        if name != "learning_rate":
+            validation.no_schedule(name, value)
+        if not callable(value):
             value = self._ranges[name](name, value)
         self._hyper[name] = value
 
@@ -211,7 +210,7 @@ class Optimizer:
     @num_threads.setter
     def num_threads(self, value: int | None) -> None:
         if value is not None:
-            value = validation.integer("num_threads", value, 1)
+            value = validation.integer("num_threads", value, 1, validation.MAX_THREADS)
         self._num_threads = value
 
     @property
@@ -221,7 +220,9 @@ class Optimizer:
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        self._slots.iterations[()] = validation.integer("iterations", value, 0)
+        self._slots.iterations[()] = validation.integer(
+            "iterations", value, 0, validation.MAX_ITERATIONS
+        )
 
     # --- What a subclass adds ---------------------------------------------------------
 
@@ -278,11 +279,7 @@ class Optimizer:
 
     def _apply(self, grads_and_vars: GradsAndVars, factor: float) -> int:
         """Run one step on gradients that `factor` multiplies before clipping."""
-        pairs: list[Any] = (
-            list(grads_and_vars)
-            if isinstance(grads_and_vars, Iterable)
-            else validation.pairs(grads_and_vars)
-        )
+        pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
         scalars = self._scalars()
         with self._lock:
@@ -308,7 +305,10 @@ class Optimizer:
         return pairs
 
     def _warn_of_missing(self, missing: list[Array]) -> None:
-        key = tuple(var.__array_interface__["data"][0] for var in missing)
+        key = frozenset(
+            (var.__array_interface__["data"][0], var.shape, var.strides)
+            for var in missing
+        )
         if key in self._silent:
             return
         shapes = ", ".join(str(var.shape) for var in missing)
@@ -360,6 +360,9 @@ class Optimizer:
         index = self._slots.find(var)
         if index is None:
             validation.unknown_variable(var)
+        bound = self._slots.variables[index]
+        if bound is not None:
+            validation.same_array("", var, bound)
         return index
 
     # --- Losses -----------------------------------------------------------------------
@@ -668,7 +671,7 @@ class Optimizer:
             "clipnorm": self.clipnorm,
             "clipvalue": self.clipvalue,
             "global_clipnorm": self.global_clipnorm,
-            **{name: self._hyper[name] for name in self._ranges},
+            **{name: self._hyper[name] for name in self._ranges if name in self._hyper},
             **self._flags,
             "num_threads": self._num_threads,
         }

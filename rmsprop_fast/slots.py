@@ -43,6 +43,20 @@ def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
     return np.array(array, dtype=dtype, order="C", subok=False)
 
 
+def _own_view(var: Array) -> Array:
+    """Return a view whose shape stays when the caller's array is reshaped in place."""
+    return var.view(np.ndarray)
+
+
+def _own_copy(array: Array) -> Array:
+    """Return an array that can be written and shares no memory with another object's.
+
+    Pickles with buffers out of band give read-only views of them, or the original's.
+    """
+    owned = array.flags.owndata and array.flags.carray
+    return array if owned else np.array(array, order="C", subok=False)
+
+
 class Slots:
     """Slot arrays in order of creation, bound to variables by address.
 
@@ -101,30 +115,28 @@ class Slots:
         before anything is changed.
         """
         if self.is_restored:
-            known, fresh = list(range(len(new))), []
+            indices = list(range(len(new)))
         else:
-            known = sorted(i for var in new if (i := self.find(var)) is not None)
-            fresh = [var for var in new if self.find(var) is None]
-        first = len(self.variables)
-        lacking = [
-            (index, name, np.zeros(*self.specs[index]))
-            for name in names
-            for index in known
-            if name not in self._arrays[index]
-        ]
+            unbound = iter(range(len(self.variables), len(self.variables) + len(new)))
+            found = [self.find(var) for var in new]
+            indices = [next(unbound) if i is None else i for i in found]
         created = [
-            (first + k, name, np.zeros(var.shape, var.dtype))
+            (index, name, np.zeros(var.shape, var.dtype))
             for name in names
-            for k, var in enumerate(fresh)
+            for index, var in zip(indices, new, strict=True)
+            if index >= len(self._arrays) or name not in self._arrays[index]
         ]
-        changed = known if self.is_restored else [index for index, _, _ in lacking]
+        changed = {index for index, _, _ in created}
         if self.is_restored:
+            changed.update(indices)
             self._rebind(new)
-        for var in fresh:
-            self._append(var)
-        for index, name, array in (*lacking, *created):
+        for index, var in zip(indices, new, strict=True):
+            if index == len(self.variables):
+                changed.add(index)
+                self._append(var)
+        for index, name, array in created:
             self.add(index, name, array)
-        return sorted({*changed, *range(first, len(self.variables))})
+        return sorted(changed)
 
     def add(self, index: int, name: str, array: Array) -> None:
         """Add one slot to a bound variable."""
@@ -134,7 +146,7 @@ class Slots:
 
     def _append(self, var: Array) -> None:
         self.by_key[self.key(var)] = len(self.variables)
-        self.variables.append(var)
+        self.variables.append(_own_view(var))
         self.specs.append((var.shape, var.dtype))
         self._arrays.append({})
         self._take(var)
@@ -147,7 +159,7 @@ class Slots:
         """Bind a restored state to `new`, which match it position by position."""
         self.is_restored = False
         for index, var in enumerate(new):
-            self.variables[index] = var
+            self.variables[index] = _own_view(var)
             self.by_key[self.key(var)] = index
             self._take(var)
 
@@ -184,7 +196,10 @@ class Slots:
         self.iterations[()] = state["iterations"]
         self.specs = list(state["specs"])
         self.variables = [None] * len(self.specs)
-        self._arrays = [dict(slots) for slots in state["arrays"]]
+        self._arrays = [
+            {name: _own_copy(array) for name, array in slots.items()}
+            for slots in state["arrays"]
+        ]
         self._order = list(state["order"])
         self.is_closed = state["is_closed"]
         self.is_restored = bool(self.specs)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+MAX_ITERATIONS = 2**63 - 1
+MAX_THREADS = 1024  # OpenMP ends the process when it cannot start a thread
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -82,8 +86,8 @@ def fraction(name: str, value: Any) -> float:
     return result
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """Return an int >= `least`."""
+def integer(name: str, value: Any, least: int, most: int = sys.maxsize) -> int:
+    """Return an int in [`least`, `most`]."""
     try:
         result = operator.index(value)
     except TypeError:
@@ -92,7 +96,20 @@ def integer(name: str, value: Any, least: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if result < least:
         raise ValueError(f"{name} must be >= {least}, got {value!r}")
+    if result > most:
+        raise ValueError(f"{name} must be <= {most}, got {value!r}")
     return result
+
+
+def no_schedule(name: str, value: Any) -> None:
+    """Refuse a schedule where a number or a callable without arguments belongs."""
+    from rmsprop_fast.schedules import LearningRateSchedule
+
+    if isinstance(value, LearningRateSchedule):
+        raise TypeError(
+            f"{name} must be a real number or a callable without arguments, "
+            f"got {value!r}"
+        )
 
 
 def flag(name: str, value: Any) -> bool:
@@ -221,6 +238,16 @@ def _is_same_array(var: Array, other: Array) -> bool:
     )
 
 
+def same_array(where: str, var: Array, bound: Array) -> None:
+    """Refuse the memory of a variable in another shape."""
+    if not _is_same_array(var, bound):
+        raise ValueError(
+            f"{where}var must keep the shape, strides and dtype it was bound with, "
+            f"{bound.shape}, {bound.strides} and {bound.dtype}, got {var.shape}, "
+            f"{var.strides} and {var.dtype}"
+        )
+
+
 def _bounds(array: Array) -> tuple[int, int]:
     return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
 
@@ -282,12 +309,7 @@ def _bindable(
     index = slots.by_key.get(key)
     twin = seen.get(key) if index is None else slots.variables[index]
     if twin is not None:
-        if not _is_same_array(var, twin):
-            raise ValueError(
-                f"{where}var must keep the shape, strides and dtype it was bound with, "
-                f"{twin.shape}, {twin.strides} and {twin.dtype}, got {var.shape}, "
-                f"{var.strides} and {var.dtype}"
-            )
+        same_array(where, var, twin)
     elif slots.is_closed and not slots.is_restored:
         raise ValueError(
             f"{where}var must be one of the {len(slots.variables)} arrays given to "
@@ -407,13 +429,19 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
     return grad
 
 
-def pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
-    """Return a list of (grad, var) tuples."""
-    if not isinstance(grads_and_vars, Iterable):
+def iterator(name: str, value: Any) -> Iterator[Any]:
+    """Return an iterator over pairs; errors while it runs are the caller's own."""
+    try:
+        return iter(value)
+    except TypeError:
         raise TypeError(
-            "grads_and_vars must be an iterable of (grad, var) pairs, "
-            f"got {type(grads_and_vars).__name__}"
-        )
+            f"{name} must be an iterable of (grad, var) pairs, "
+            f"got {type(value).__name__}"
+        ) from None
+
+
+def pairs(grads_and_vars: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return a list of (grad, var) tuples."""
     result = []
     for k, pair in enumerate(grads_and_vars):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -544,8 +572,7 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
                 f"weights[{k}] must cast to {old.dtype} within its kind, "
                 f"got {new.dtype}"
             )
-    if arrays[0] < 0:
-        raise ValueError(f"weights[0] must be >= 0 iterations, got {arrays[0]}")
+    integer("weights[0]", int(arrays[0]), 0, MAX_ITERATIONS)
     return arrays
 
 

@@ -23,7 +23,7 @@ class Step:
         by_key: dict[Any, int],
         extents: Extents,
         iterations: Array,
-        silent: set[tuple[int, ...]],
+        silent: set[frozenset[Any]],
     ) -> None: ...
     def clear(self) -> None: ...
     def bind(

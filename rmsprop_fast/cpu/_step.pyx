@@ -213,8 +213,8 @@ cdef class Step:
         The addresses of every bound variable and slot, kept by `slots.Slots`.
     iterations : ndarray, int64, 0-d
         Incremented by each step.
-    silent : set of tuple of int
-        The addresses of variables whose missing gradients were warned about.
+    silent : set of frozenset of (address, shape, strides)
+        Sets of variables whose missing gradients were warned about.
     """
 
     cdef dict by_key
@@ -424,7 +424,11 @@ cdef class Step:
             if grad is None:
                 if missing is None:
                     missing = []
-                missing.append(PyLong_FromVoidPtr(cnp.PyArray_DATA(var)))
+                if not _is_real(var) or not cnp.PyArray_CHKFLAGS(
+                        var, cnp.NPY_ARRAY_WRITEABLE):
+                    return -1
+                missing.append((PyLong_FromVoidPtr(cnp.PyArray_DATA(var)),
+                                var.shape, var.strides))
                 continue
             index = self._find(var, used)
             if index < 0:
@@ -453,7 +457,7 @@ cdef class Step:
             entry.round = record.meetings
             record.meetings += 1
             used += 1
-        if used == 0 or (missing is not None and tuple(missing) not in self.silent):
+        if used == 0 or (missing is not None and frozenset(missing) not in self.silent):
             return -1
         return used
 
