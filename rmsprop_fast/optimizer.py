@@ -313,7 +313,8 @@ class Optimizer:
             return
         shapes = ", ".join(str(var.shape) for var in missing)
         warnings.warn(
-            f"Gradients do not exist for variables of shape {shapes}, left alone",
+            f"Gradients do not exist for {len(missing)} variable"
+            f"{'s' * (len(missing) > 1)} of shape {shapes}, left alone",
             UserWarning,
             stacklevel=5,
         )
