@@ -36,11 +36,12 @@ SETUP = load_setup()
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
 REPORT_FLAG = {"gcc": "-fopt-info-vec-optimized", "clang": "-Rpass=loop-vectorize"}
 
-# Variants of the update, both uses of the clipped gradient, the norm's lanes.
+# Eight variants of the update, dense and by rows; both uses of the clipped gradient;
+# the norm's lanes.
 EXPECTED = {
     f"{loop}_{suffix}": count
     for suffix in ("f32", "f64")
-    for loop, count in (("update", 8), ("take", 2), ("sum_of_squares", 1))
+    for loop, count in (("update", 16), ("take", 2), ("sum_of_squares", 1))
 }
 
 
@@ -50,7 +51,7 @@ def span_of_line(line: int) -> str | None:
     for text in LOOPS.read_text().splitlines()[:line]:
         if match := re.match(r"cdef .*?_?(\w+)\(", text):
             name = match[1].lstrip("_")
-    return name and name.replace("add_", "take_")
+    return name and name.replace("add_", "take_").replace("update_rows_", "update_")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def c_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vectorised(compiler: str, isa: str, c_file: Path) -> dict[str, int]:
     """Count the loops of each span that became full-width vector loops."""
     flags = [*SETUP.COMPILE_FLAGS["unix"], *SETUP.ISA_FLAGS[isa], "-fPIC", "-w"]
-    flags += [f"-I{ROOT / SETUP.INCLUDE}", f"-I{sysconfig.get_path('include')}"]
+    flags += [f"-I{ROOT}", f"-I{ROOT / SETUP.INCLUDE}"]
+    flags += [f"-I{sysconfig.get_path('include')}"]
     command = [compiler, *flags, REPORT_FLAG[compiler], "-c", str(c_file)]
     result = subprocess.run(
         [*command, "-o", str(c_file.with_suffix(".o"))],

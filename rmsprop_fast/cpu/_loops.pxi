@@ -4,7 +4,8 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from rmsprop_fast.cpu._spans cimport (
-    CENTERED, EPS_IN_SQRT, F32, F64, MOMENTUM, NORM_LANES, SPANS_VERSION, Coef, Spans,
+    CENTERED, EPS_IN_SQRT, F32, F64, MOMENTUM, NORM_LANES, SPANS_VERSION, Coef, Rows,
+    Spans, prefetch_row,
 )
 from rmsprop_fast.header cimport (
     rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_grad_f32, rmsprop_grad_f64,
@@ -25,11 +26,10 @@ cdef inline double fold(double *lanes) noexcept nogil:
 
 cdef inline void _update_f32(
     rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
-    rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n, const Coef *coef,
+    rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n, rmsprop_coef_f32 c,
     const bint centered, const bint momentum, const bint eps_in_sqrt,
 ) noexcept nogil:
-    """Called at eight sites with literal flags: eight vectorised loops from one text."""
-    cdef rmsprop_coef_f32 c = coef.f32
+    """Called with literal flags: one text, a vectorised loop for each variant."""
     cdef Py_ssize_t i
     for i in range(n):
         rmsprop_update_f32(
@@ -42,27 +42,71 @@ cdef void update_f32(
     void *param, const void *grad, void *rms, void *mg, void *mom,
     Py_ssize_t n, const Coef *coef, int variant,
 ) noexcept nogil:
+    cdef rmsprop_coef_f32 c = coef.f32
     cdef float *p = <float *> param
     cdef const float *g = <const float *> grad
     cdef float *r = <float *> rms
     cdef float *a = <float *> mg
     cdef float *m = <float *> mom
     if variant == 0:
-        _update_f32(p, g, r, a, m, n, coef, False, False, False)
+        _update_f32(p, g, r, a, m, n, c, False, False, False)
     elif variant == CENTERED:
-        _update_f32(p, g, r, a, m, n, coef, True, False, False)
+        _update_f32(p, g, r, a, m, n, c, True, False, False)
     elif variant == MOMENTUM:
-        _update_f32(p, g, r, a, m, n, coef, False, True, False)
+        _update_f32(p, g, r, a, m, n, c, False, True, False)
     elif variant == CENTERED + MOMENTUM:
-        _update_f32(p, g, r, a, m, n, coef, True, True, False)
+        _update_f32(p, g, r, a, m, n, c, True, True, False)
     elif variant == EPS_IN_SQRT:
-        _update_f32(p, g, r, a, m, n, coef, False, False, True)
+        _update_f32(p, g, r, a, m, n, c, False, False, True)
     elif variant == EPS_IN_SQRT + CENTERED:
-        _update_f32(p, g, r, a, m, n, coef, True, False, True)
+        _update_f32(p, g, r, a, m, n, c, True, False, True)
     elif variant == EPS_IN_SQRT + MOMENTUM:
-        _update_f32(p, g, r, a, m, n, coef, False, True, True)
+        _update_f32(p, g, r, a, m, n, c, False, True, True)
     else:
-        _update_f32(p, g, r, a, m, n, coef, True, True, True)
+        _update_f32(p, g, r, a, m, n, c, True, True, True)
+
+
+cdef inline void _update_rows_f32(
+    const Rows *rows, rmsprop_coef_f32 c,
+    const bint centered, const bint momentum, const bint eps_in_sqrt,
+) noexcept nogil:
+    """Called with literal flags, as _update_f32."""
+    cdef Rows r = rows[0]
+    cdef Py_ssize_t k, row, slot, n_bytes = r.width * sizeof(float)
+    for k in range(r.n):
+        if k + r.ahead < r.n_known:
+            prefetch_row(&r, k + r.ahead, n_bytes, centered, momentum)
+        row = r.occurrences[k].row
+        slot = row * n_bytes
+        _update_f32(
+            <float *> (r.param + row * r.param_stride),
+            <const float *> (r.values + r.occurrences[k].position * r.values_stride),
+            <float *> (r.rms + slot),
+            <float *> (r.mg + slot) if centered else NULL,
+            <float *> (r.mom + slot) if momentum else NULL,
+            r.width, c, centered, momentum, eps_in_sqrt)
+
+
+cdef void update_rows_f32(
+    const Rows *rows, const Coef *coef, int variant,
+) noexcept nogil:
+    cdef rmsprop_coef_f32 c = coef.f32
+    if variant == 0:
+        _update_rows_f32(rows, c, False, False, False)
+    elif variant == CENTERED:
+        _update_rows_f32(rows, c, True, False, False)
+    elif variant == MOMENTUM:
+        _update_rows_f32(rows, c, False, True, False)
+    elif variant == CENTERED + MOMENTUM:
+        _update_rows_f32(rows, c, True, True, False)
+    elif variant == EPS_IN_SQRT:
+        _update_rows_f32(rows, c, False, False, True)
+    elif variant == EPS_IN_SQRT + CENTERED:
+        _update_rows_f32(rows, c, True, False, True)
+    elif variant == EPS_IN_SQRT + MOMENTUM:
+        _update_rows_f32(rows, c, False, True, True)
+    else:
+        _update_rows_f32(rows, c, True, True, True)
 
 
 cdef inline void _take_f32(
@@ -110,11 +154,10 @@ cdef double sum_of_squares_f32(const void *grad, Py_ssize_t n) noexcept nogil:
 
 cdef inline void _update_f64(
     rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
-    rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n, const Coef *coef,
+    rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n, rmsprop_coef_f64 c,
     const bint centered, const bint momentum, const bint eps_in_sqrt,
 ) noexcept nogil:
-    """Called at eight sites with literal flags: eight vectorised loops from one text."""
-    cdef rmsprop_coef_f64 c = coef.f64
+    """Called with literal flags: one text, a vectorised loop for each variant."""
     cdef Py_ssize_t i
     for i in range(n):
         rmsprop_update_f64(
@@ -127,27 +170,71 @@ cdef void update_f64(
     void *param, const void *grad, void *rms, void *mg, void *mom,
     Py_ssize_t n, const Coef *coef, int variant,
 ) noexcept nogil:
+    cdef rmsprop_coef_f64 c = coef.f64
     cdef double *p = <double *> param
     cdef const double *g = <const double *> grad
     cdef double *r = <double *> rms
     cdef double *a = <double *> mg
     cdef double *m = <double *> mom
     if variant == 0:
-        _update_f64(p, g, r, a, m, n, coef, False, False, False)
+        _update_f64(p, g, r, a, m, n, c, False, False, False)
     elif variant == CENTERED:
-        _update_f64(p, g, r, a, m, n, coef, True, False, False)
+        _update_f64(p, g, r, a, m, n, c, True, False, False)
     elif variant == MOMENTUM:
-        _update_f64(p, g, r, a, m, n, coef, False, True, False)
+        _update_f64(p, g, r, a, m, n, c, False, True, False)
     elif variant == CENTERED + MOMENTUM:
-        _update_f64(p, g, r, a, m, n, coef, True, True, False)
+        _update_f64(p, g, r, a, m, n, c, True, True, False)
     elif variant == EPS_IN_SQRT:
-        _update_f64(p, g, r, a, m, n, coef, False, False, True)
+        _update_f64(p, g, r, a, m, n, c, False, False, True)
     elif variant == EPS_IN_SQRT + CENTERED:
-        _update_f64(p, g, r, a, m, n, coef, True, False, True)
+        _update_f64(p, g, r, a, m, n, c, True, False, True)
     elif variant == EPS_IN_SQRT + MOMENTUM:
-        _update_f64(p, g, r, a, m, n, coef, False, True, True)
+        _update_f64(p, g, r, a, m, n, c, False, True, True)
     else:
-        _update_f64(p, g, r, a, m, n, coef, True, True, True)
+        _update_f64(p, g, r, a, m, n, c, True, True, True)
+
+
+cdef inline void _update_rows_f64(
+    const Rows *rows, rmsprop_coef_f64 c,
+    const bint centered, const bint momentum, const bint eps_in_sqrt,
+) noexcept nogil:
+    """Called with literal flags, as _update_f64."""
+    cdef Rows r = rows[0]
+    cdef Py_ssize_t k, row, slot, n_bytes = r.width * sizeof(double)
+    for k in range(r.n):
+        if k + r.ahead < r.n_known:
+            prefetch_row(&r, k + r.ahead, n_bytes, centered, momentum)
+        row = r.occurrences[k].row
+        slot = row * n_bytes
+        _update_f64(
+            <double *> (r.param + row * r.param_stride),
+            <const double *> (r.values + r.occurrences[k].position * r.values_stride),
+            <double *> (r.rms + slot),
+            <double *> (r.mg + slot) if centered else NULL,
+            <double *> (r.mom + slot) if momentum else NULL,
+            r.width, c, centered, momentum, eps_in_sqrt)
+
+
+cdef void update_rows_f64(
+    const Rows *rows, const Coef *coef, int variant,
+) noexcept nogil:
+    cdef rmsprop_coef_f64 c = coef.f64
+    if variant == 0:
+        _update_rows_f64(rows, c, False, False, False)
+    elif variant == CENTERED:
+        _update_rows_f64(rows, c, True, False, False)
+    elif variant == MOMENTUM:
+        _update_rows_f64(rows, c, False, True, False)
+    elif variant == CENTERED + MOMENTUM:
+        _update_rows_f64(rows, c, True, True, False)
+    elif variant == EPS_IN_SQRT:
+        _update_rows_f64(rows, c, False, False, True)
+    elif variant == EPS_IN_SQRT + CENTERED:
+        _update_rows_f64(rows, c, True, False, True)
+    elif variant == EPS_IN_SQRT + MOMENTUM:
+        _update_rows_f64(rows, c, False, True, True)
+    else:
+        _update_rows_f64(rows, c, True, True, True)
 
 
 cdef inline void _take_f64(
@@ -197,6 +284,8 @@ cdef Spans table
 table.version = SPANS_VERSION
 table.update[F32] = update_f32
 table.update[F64] = update_f64
+table.update_rows[F32] = update_rows_f32
+table.update_rows[F64] = update_rows_f64
 table.take[F32] = take_f32
 table.take[F64] = take_f64
 table.add[F32] = add_f32

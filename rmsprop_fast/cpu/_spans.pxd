@@ -1,9 +1,10 @@
 # The table of serial loops that each ISA's copy of _loops.pxi hands over.
 
+from rmsprop_fast.cpu._sort cimport Occurrence32
 from rmsprop_fast.header cimport rmsprop_coef_f32, rmsprop_coef_f64
 
 cdef enum:
-    SPANS_VERSION = 1
+    SPANS_VERSION = 2
     # The reduction's shape is part of the specified result: a norm adds its blocks'
     # sums in order, and a block adds its elements in 32 interleaved lanes.
     NORM_BLOCK = 4096
@@ -23,6 +24,52 @@ ctypedef struct Coef:
     rmsprop_coef_f32 f32
     rmsprop_coef_f64 f64
 
+# Rows to update, each from one row of values; each row is one aligned run.
+ctypedef struct Rows:
+    char *param
+    const char *values
+    char *rms
+    char *mg
+    char *mom
+    Py_ssize_t width              # elements per row
+    Py_ssize_t param_stride       # bytes from row to row of param
+    Py_ssize_t values_stride
+    const Occurrence32 *occurrences
+    Py_ssize_t n                  # rows to update
+    Py_ssize_t n_known            # occurrences that may be prefetched, >= n
+    Py_ssize_t ahead              # how many ahead to prefetch
+
+cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
+    void RMSPROP_PREFETCH(const void *address)
+
+cdef enum:
+    CACHE_LINE = 64  # bytes
+
+
+cdef inline void prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
+    """Ask for every line of a row; it need not begin at a line's start."""
+    cdef Py_ssize_t offset = 0
+    while offset < n_bytes:
+        RMSPROP_PREFETCH(start + offset)
+        offset += CACHE_LINE
+    RMSPROP_PREFETCH(start + n_bytes - 1)
+
+
+cdef inline void prefetch_row(
+    const Rows *r, Py_ssize_t k, Py_ssize_t n_bytes, const bint centered,
+    const bint momentum,
+) noexcept nogil:
+    """Ask for all that occurrence k will need."""
+    cdef Py_ssize_t row = r.occurrences[k].row
+    prefetch(r.values + r.occurrences[k].position * r.values_stride, n_bytes)
+    prefetch(r.param + row * r.param_stride, n_bytes)
+    prefetch(r.rms + row * n_bytes, n_bytes)
+    if centered:
+        prefetch(r.mg + row * n_bytes, n_bytes)
+    if momentum:
+        prefetch(r.mom + row * n_bytes, n_bytes)
+
+
 # All arrays are contiguous, aligned runs of n elements that do not overlap.
 ctypedef struct Spans:
     int version
@@ -30,6 +77,9 @@ ctypedef struct Spans:
     void (*update[2])(
         void *param, const void *grad, void *rms, void *mg, void *mom,
         Py_ssize_t n, const Coef *coef, int variant) noexcept nogil
+    # The same for rows that occur once.
+    void (*update_rows[2])(
+        const Rows *rows, const Coef *coef, int variant) noexcept nogil
     # out = the scaled and clipped gradient.
     void (*take[2])(
         void *out, const void *grad, Py_ssize_t n, const Coef *coef) noexcept nogil

@@ -10,17 +10,16 @@ from libc.math cimport INFINITY
 from rmsprop_fast.cpu._gradients cimport scaled
 from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
-from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM, Coef, spans
+from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM, Coef, Rows, prefetch_row, spans
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
-    void RMSPROP_PREFETCH(const void *address)
     int rmsprop_team()
 
 cdef enum:
     BLOCK = 256         # elements of a stack buffer: 2 KiB of float64
     SUM_RUN = 32        # duplicates are summed in runs of 32, then run by run
     AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
-    CACHE_LINE = 64     # bytes
+    AHEAD_BYTES = 16384  # but no more than half of a first-level cache
     DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
     COLUMN_GRAIN = 16   # columns of a hot row, likewise
     TASK_WORK = 32      # a task costs about as much as 32 more elements
@@ -99,28 +98,6 @@ cdef inline Py_ssize_t _position(const Task *t, Py_ssize_t k) noexcept nogil:
     return <Py_ssize_t> (<const Occurrence32 *> t.occurrences)[k].position
 
 
-cdef inline void _prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
-    cdef Py_ssize_t offset = 0
-    while offset < n_bytes:
-        RMSPROP_PREFETCH(start + offset)
-        offset += CACHE_LINE
-
-
-cdef void _prefetch_row(const Task *t, Py_ssize_t k, int variant) noexcept nogil:
-    """Ask for every line that occurrence k will need."""
-    cdef const Variable *v = t.var
-    cdef Py_ssize_t row = _row(t, k)
-    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
-    cdef Py_ssize_t offset = row * n_bytes
-    _prefetch(t.grad.data + _position(t, k) * t.grad.row_stride, n_bytes)
-    _prefetch(v.param + row * v.row_stride, n_bytes)
-    _prefetch(v.rms + offset, n_bytes)
-    if variant & CENTERED:
-        _prefetch(v.mg + offset, n_bytes)
-    if variant & MOMENTUM:
-        _prefetch(v.mom + offset, n_bytes)
-
-
 cdef inline void _accumulate(
     const Task *t, Py_ssize_t k, const Layout *inner, Py_ssize_t column, Py_ssize_t n,
     char *total, const bint start, const Coef *c,
@@ -177,13 +154,6 @@ cdef void _update_row(
     cdef Layout *inner = NULL
     cdef Layout values_layout
     cdef Layout *values_inner = NULL
-    cdef const char *values
-    if last - first == 1 and v.rows_are_runs and t.grad.rows_are_runs:
-        n = column * (<Py_ssize_t> 4 << v.dtype)
-        values = t.grad.data + _position(t, first) * t.grad.row_stride
-        _update_run(v, param + n, values + n, row * v.width + column,
-                    column_end - column, c, variant)
-        return
     if not v.rows_are_runs:
         layout = _inner(v.layout)
         inner = &layout
@@ -199,20 +169,67 @@ cdef void _update_row(
         column += n
 
 
+cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
+    """Return what the spans need to update rows; the occurrences are set later."""
+    cdef const Variable *v = t.var
+    cdef Rows rows
+    cdef Py_ssize_t n_slots = 1 + (variant & CENTERED != 0) + (variant & MOMENTUM != 0)
+    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype) * (2 + n_slots)
+    rows.param = v.param
+    rows.values = t.grad.data
+    rows.rms = v.rms
+    rows.mg = v.mg
+    rows.mom = v.mom
+    rows.width = v.width
+    rows.param_stride = v.row_stride
+    rows.values_stride = t.grad.row_stride
+    rows.occurrences = NULL
+    rows.n = 0
+    rows.n_known = 0
+    rows.ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
+    return rows
+
+
+cdef Py_ssize_t _end_of_singles(
+    const Occurrence32 *all, Py_ssize_t begin, Py_ssize_t end,
+) noexcept nogil:
+    """Return where the rows that occur once end; `begin` is the first of its row."""
+    while begin < end and (begin + 1 == end or all[begin + 1].row != all[begin].row):
+        begin += 1
+    return begin
+
+
 cdef void _run_rows(
     const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c,
     const Coef *identity, int variant,
 ) noexcept nogil:
-    cdef Py_ssize_t next, row, ahead = begin
+    cdef const Variable *v = t.var
+    cdef const Occurrence32 *all = <const Occurrence32 *> t.occurrences
+    cdef Rows rows = _describe_rows(t, variant)
+    cdef Py_ssize_t k, next, row, n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    cdef bint are_runs = not t.wide and v.rows_are_runs and t.grad.rows_are_runs
+    if are_runs:
+        rows.occurrences = all
+        for k in range(begin, min(begin + rows.ahead, end)):
+            prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
     while begin < end:
-        while ahead < min(begin + AHEAD, end):
-            _prefetch_row(t, ahead, variant)
-            ahead += 1
+        if are_runs:
+            next = _end_of_singles(all, begin, end)
+            rows.occurrences = all + begin
+            rows.n = next - begin
+            rows.n_known = end - begin
+            if rows.n > 0:
+                spans.update_rows[v.dtype](&rows, c, variant)
+                begin = next
+                continue
         row = _row(t, begin)
         next = begin + 1
         while next < end and _row(t, next) == row:
             next += 1
-        _update_row(t, begin, next, 0, t.var.width, c, identity, variant)
+        if are_runs:
+            for k in range(rows.ahead, min(next - begin + rows.ahead, rows.n_known)):
+                prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
+        _update_row(t, begin, next, 0, v.width, c, identity, variant)
         begin = next
 
 
