@@ -67,7 +67,8 @@ def c_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def vectorised(compiler: str, isa: str, c_file: Path) -> dict[str, int]:
     """Count the loops of each span that became full-width vector loops."""
-    flags = [*SETUP.COMPILE_FLAGS["unix"], *SETUP.ISA_FLAGS[isa], "-fPIC", "-w"]
+    flags = [*SETUP.COMPILE_FLAGS["unix"], *SETUP.LOOP_FLAGS["unix"]]
+    flags += [*SETUP.ISA_FLAGS[isa], "-fPIC", "-w"]
     flags += [f"-I{ROOT}", f"-I{ROOT / SETUP.INCLUDE}"]
     flags += [f"-I{sysconfig.get_path('include')}"]
     command = [compiler, *flags, REPORT_FLAG[compiler], "-c", str(c_file)]
