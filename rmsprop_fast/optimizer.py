@@ -339,6 +339,7 @@ class Optimizer:
             new = validation.variables("var_list", var_list, self._slots)
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
+            self._silent.clear()  # who was not bound is now a stranger
 
     def forget(self, var: Array) -> None:
         """Let go of a variable and its slots.
@@ -352,6 +353,8 @@ class Optimizer:
         ------
         KeyError
             `var` is unknown.
+        ValueError
+            `var` is the memory of a variable in another shape.
         """
         with self._lock:
             self._slots.forget(self._index(var))
@@ -585,6 +588,8 @@ class Optimizer:
         ------
         KeyError
             `var` is unknown, or this optimizer keeps no such slot.
+        ValueError
+            `var` is the memory of a variable in another shape.
         """
         slot = self._slots.get(self._index(var), slot_name)
         if slot is None:

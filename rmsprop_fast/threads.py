@@ -38,7 +38,7 @@ def _cgroup_cpus(root: Path) -> float:
         if quota in ("max", "-1"):
             return math.inf
         return int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return math.inf
 
 

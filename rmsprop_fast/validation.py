@@ -311,10 +311,7 @@ def _bindable(
     if twin is not None:
         same_array(where, var, twin)
     elif slots.is_closed and not slots.is_restored:
-        raise ValueError(
-            f"{where}var must be one of the {len(slots.variables)} arrays given to "
-            f"build, got another of shape {var.shape}"
-        )
+        _stranger(where, var, slots)
     else:
         memory.refuse(where, "var", var)
         memory.add(label, var)
@@ -329,6 +326,13 @@ def bindable(var: Any, slots: Slots) -> None:
             "it gets another slot"
         )
     _bindable("", "var", var, slots, {}, _Memory(slots))
+
+
+def _stranger(where: str, var: Array, slots: Slots) -> NoReturn:
+    raise ValueError(
+        f"{where}var must be one of the {len(slots.variables)} arrays given to build, "
+        f"got another of shape {var.shape}"
+    )
 
 
 def restored(new: Sequence[Array], slots: Slots) -> None:
@@ -476,7 +480,9 @@ def step(
     for k, (grad, var) in enumerate(grads_and_vars):
         where = f"grads_and_vars[{k}]: "
         if grad is None and not slots.is_restored:
-            missing.append(variable(where, var))  # it is not bound
+            missing.append(variable(where, var))  # not bound by this
+            if slots.is_closed and slots.key(var) not in slots.by_key:
+                _stranger(where, var, slots)
             continue
         _bindable(where, f"grads_and_vars[{k}]", var, slots, seen, memory)
         if grad is None:
@@ -596,6 +602,13 @@ def new_slot(slot: Array, var: Array, slots: Slots) -> None:
     memory = _Memory(slots)
     memory.add("its variable", var)
     memory.refuse("", "initializer", slot)
+
+
+def too_many_iterations() -> NoReturn:
+    """Raise when the count of steps cannot grow."""
+    raise OverflowError(
+        f"iterations must be < {MAX_ITERATIONS} for another step, got {MAX_ITERATIONS}"
+    )
 
 
 def unknown_slot(name: Any, slots: Slots) -> NoReturn:

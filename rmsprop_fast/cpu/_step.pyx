@@ -10,6 +10,7 @@ from cpython.long cimport PyLong_FromVoidPtr
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport INFINITY, fabs, sqrt
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -25,7 +26,7 @@ from rmsprop_fast.cpu._tasks cimport (
 )
 from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
 
-from rmsprop_fast import threads
+from rmsprop_fast import threads, validation
 from rmsprop_fast.indexed_slices import IndexedSlices
 
 cnp.import_array()
@@ -219,7 +220,7 @@ cdef class Step:
 
     cdef dict by_key
     cdef Extents extents
-    cdef object iterations
+    cdef cnp.ndarray iterations
     cdef set silent
     cdef Record *records
     cdef Py_ssize_t n_records, capacity
@@ -573,9 +574,12 @@ cdef class Step:
         cdef Py_ssize_t n = self._collect(pairs, variant, overlaps_checked)
         cdef Py_ssize_t n_bytes, work, n_rounds = 0, n_tasks = 0, k
         cdef Entry *entries = <Entry *> self.entries.data
+        cdef cnp.int64_t *count = <cnp.int64_t *> cnp.PyArray_DATA(self.iterations)
         cdef int n_threads
         if n < 0:
             return -1
+        if count[0] == INT64_MAX:
+            validation.too_many_iterations()
         work = self._measure(n, &n_bytes)
         n_threads = _team(work, num_threads)
         self.occurrences.reserve(n_bytes)
@@ -593,8 +597,8 @@ cdef class Step:
         else:
             self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
                       global_clipnorm, n_threads)
-        (<cnp.int64_t *> cnp.PyArray_DATA(self.iterations))[0] += 1
-        return (<cnp.int64_t *> cnp.PyArray_DATA(self.iterations))[0]
+        count[0] += 1
+        return count[0]
 
 
 cdef char *_data(slot) except? NULL:
