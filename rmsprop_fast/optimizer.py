@@ -111,7 +111,7 @@ class Optimizer:
     # --- Hyperparameters --------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
-        if name != "learning_rate":
+        if name != "learning_rate" and isinstance(value, LearningRateSchedule):
             validation.no_schedule(name, value)
         if not callable(value):
             value = self._ranges[name](name, value)

@@ -101,15 +101,11 @@ def integer(name: str, value: Any, least: int, most: int = sys.maxsize) -> int:
     return result
 
 
-def no_schedule(name: str, value: Any) -> None:
-    """Refuse a schedule where a number or a callable without arguments belongs."""
-    from rmsprop_fast.schedules import LearningRateSchedule
-
-    if isinstance(value, LearningRateSchedule):
-        raise TypeError(
-            f"{name} must be a real number or a callable without arguments, "
-            f"got {value!r}"
-        )
+def no_schedule(name: str, value: Any) -> NoReturn:
+    """Raise for a schedule where only the learning rate may have one."""
+    raise TypeError(
+        f"{name} must be a real number or a callable without arguments, got {value!r}"
+    )
 
 
 def flag(name: str, value: Any) -> bool:
