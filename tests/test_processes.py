@@ -1,4 +1,4 @@
-"""Worker processes of every kind, beside and after threaded steps: no hang, bits kept."""
+"""Worker processes of every kind, beside and after threaded steps: the same bits."""
 
 from __future__ import annotations
 
