@@ -1,0 +1,1 @@
+"""Benchmarks against peers and against what memory allows: ``python -m benchmarks``."""

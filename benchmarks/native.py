@@ -1,0 +1,76 @@
+"""What the compiler allows: one C file with the header, beside the package's loops."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from ctypes import c_char_p, c_double, c_int, c_ssize_t, c_void_p
+from functools import partial
+
+import numpy as np
+
+from benchmarks.harness import Contestant, RefusedError
+from benchmarks.limits import library, pointer, suffix
+from benchmarks.problems import CHECKED_STEPS, EPSILON, LEARNING_RATE, RHO, Dense
+from rmsprop_fast.cpu import dispatch
+from rmsprop_fast.rmsprop import CENTERED, EPS_IN_SQRT, MOMENTUM
+
+__all__ = ["c_file", "package"]
+
+CAPSULE = b"rmsprop_fast.cpu.spans"
+SPANS_VERSION = 2  # of cpu/_spans.pxd
+TIMES = 64  # updates in one call: what the call itself costs does not show
+
+
+class Spans(ctypes.Structure):
+    """The beginning of Spans in cpu/_spans.pxd."""
+
+    _fields_ = [("version", c_int), ("update", c_void_p * 2)]
+
+
+def package(problem: Dense) -> Contestant:
+    """Return the update that the package runs on this machine, called as a kernel."""
+    loops = importlib.import_module(f"rmsprop_fast.cpu._loops_{dispatch.ISA}")
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = c_void_p, [ctypes.py_object, c_char_p]
+    spans = Spans.from_address(get_pointer(loops.spans, CAPSULE))
+    if spans.version != SPANS_VERSION:
+        raise RefusedError(f"the loops have version {spans.version}")
+    return calls(spans.update[problem.dtype == np.float64], problem)
+
+
+def c_file(problem: Dense) -> Contestant:
+    """Return the update as the C compiler makes it with -march=native."""
+    function = getattr(library("native"), f"native_{suffix(problem.grads[0])}")
+    return calls(ctypes.cast(function, c_void_p).value, problem)
+
+
+def calls(update: int | None, problem: Dense) -> Contestant:
+    """Return calls from C of an update of the problem's only variable."""
+    variant = problem.variant
+    # The order of arguments: param, rms, mg, mom; the last two are ignored when absent.
+    params = [problem.zeros()[0] for _ in range(4)]
+    repeat = partial(library("native").repeat, c_void_p(update))
+    arguments = (
+        pointer(params[0]),
+        pointer(problem.grads[0]),
+        *map(pointer, params[1:]),
+        c_ssize_t(problem.size),
+        c_int(
+            CENTERED * variant.centered
+            + MOMENTUM * (variant.momentum > 0)
+            + EPS_IN_SQRT
+        ),
+        *map(c_double, (LEARNING_RATE, RHO, variant.momentum, EPSILON)),
+    )
+
+    def check() -> str | None:
+        repeat(c_int(CHECKED_STEPS), *arguments)
+        return problem.mistake(params[:1], eps_in_sqrt=True)
+
+    return Contestant(
+        partial(repeat, c_int(TIMES), *arguments),
+        units=TIMES * problem.size,
+        n_bytes=TIMES * problem.n_bytes,
+        check=check,
+    )

@@ -1,0 +1,41 @@
+"""What the second thread brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from benchmarks.harness import OURS, Case, Effort, Entry, Target
+from benchmarks.peers import Ours, enter
+from benchmarks.problems import PLAIN, VARIANTS, Dense, Variant, short
+
+__all__ = ["cases"]
+
+SIZES = (100_000, 300_000, 1_000_000)
+TARGET = Target(("1 thread",), 1.8, ">= 1.8x one thread")
+
+
+def cases(effort: Effort) -> Iterator[Case]:
+    """Yield sizes from cache, all variants; plain has a target."""
+    if effort.n_threads < 2:
+        return
+    for variant in VARIANTS[:1] if effort.quick else VARIANTS:
+        for dtype in ("float32", "float64"):
+            for size in SIZES:
+                yield Case(
+                    f"threads/{variant.name}/{dtype}/{short(size)}",
+                    "element",
+                    partial(contestants, size, dtype, variant),
+                    (TARGET,) if variant is PLAIN else (),
+                )
+
+
+def contestants(size: int, dtype: str, variant: Variant) -> Iterator[Entry]:
+    """Yield ourselves with two threads and with one."""
+    for name, n_threads in ((OURS, 2), ("1 thread", 1)):
+        problem = Dense([(size,)], dtype, variant, n_threads)
+        yield name, partial(build, problem)
+
+
+def build(problem: Dense) -> object:
+    return enter(Ours(problem), problem, problem.size)
