@@ -43,7 +43,8 @@ def package_flags() -> list[str]:
     assert spec.loader is not None
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
-    return [*setup.COMPILE_FLAGS["unix"], "-I", get_include()]
+    flags = setup.COMPILE_FLAGS["unix"] + setup.OPENMP_FLAGS["unix"]
+    return [*flags, "-I", get_include()]
 
 
 @cache

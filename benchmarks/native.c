@@ -47,15 +47,19 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
 NATIVE(f32)
 NATIVE(f64)
 
-/* Call a span, the package's or one of the above, so many times. */
-void repeat(span *update, int times, void *param, const void *grad, void *rms,
-            void *mg, void *mom, ptrdiff_t n, int variant, double lr, double rho,
-            double momentum, double epsilon)
+/* Call a span, the package's or one of the above, so many times. Each thread does so on
+ * its share of the elements and never waits for the others. */
+void repeat(span *update, int times, char *param, const char *grad, char *rms, char *mg,
+            char *mom, ptrdiff_t n, ptrdiff_t item, int variant, double lr, double rho,
+            double momentum, double epsilon, int n_threads)
 {
-    const double no_clip = HUGE_VAL;
+    const ptrdiff_t share = n / n_threads, bytes = share * item;
     coefs c;
-    c.f32 = rmsprop_coef_make_f32(lr, rho, momentum, epsilon, 1, 1, no_clip);
-    c.f64 = rmsprop_coef_make_f64(lr, rho, momentum, epsilon, 1, 1, no_clip);
-    while (times-- > 0)
-        update(param, grad, rms, mg, mom, n, &c, variant);
+    c.f32 = rmsprop_coef_make_f32(lr, rho, momentum, epsilon, 1, 1, HUGE_VAL);
+    c.f64 = rmsprop_coef_make_f64(lr, rho, momentum, epsilon, 1, 1, HUGE_VAL);
+#pragma omp parallel for schedule(static, 1) num_threads(n_threads)
+    for (int t = 0; t < n_threads; t++)
+        for (int k = 0; k < times; k++)
+            update(param + t * bytes, grad + t * bytes, rms + t * bytes,
+                   mg + t * bytes, mom + t * bytes, share, &c, variant);
 }

@@ -31,7 +31,7 @@ from benchmarks.problems import (
 )
 from rmsprop_fast import RMSprop
 
-__all__ = ["PEERS", "Ours", "Peer", "enter", "entries", "is_installed"]
+__all__ = ["PEERS", "Ours", "Peer", "build", "enter", "entries", "is_installed"]
 
 FIRST_STEP_SECONDS = 90  # compilation included
 
@@ -88,6 +88,7 @@ def entries(
 
 
 def build(peer: type[Peer], problem: Problem, units: float) -> Contestant:
+    """Return a peer as a contestant."""
     return enter(peer(problem), problem, units)
 
 

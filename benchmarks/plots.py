@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from benchmarks.harness import OURS
 from benchmarks.machine import headline
 from benchmarks.problems import VARIANTS
+from benchmarks.report import number
 
 __all__ = ["draw"]
 
 Cases = dict[str, dict[str, Any]]  # of the JSON
+Point = tuple[float, float]
 
 BLUE, ORANGE, GREY = "#1f77b4", "#e6821e", "#a8a8a8"
 LINES = ((OURS, "o-", ""), ("limit", "--", ", limit"))
@@ -57,12 +59,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def line(
-    panel: Axes, points: list[tuple[float, float]], style: str, **how: Any
-) -> None:
+def line(panel: Axes, points: list[Point], style: str, **how: Any) -> None:
     """Draw points in order of x."""
     if points:
         panel.plot(*zip(*sorted(points), strict=True), style, markersize=4, **how)
+
+
+def finish(panel: Axes) -> None:
+    """Set the axes once all lines are there."""
     panel.set_xscale("log")
     panel.set_ylim(bottom=0)
     panel.grid(visible=True, alpha=0.3)
@@ -88,6 +92,8 @@ def dense(cases: Cases) -> Figure | None:
                 ]
                 line(panel, points, style, color=color, label=dtype + label)
         panel.set_title(variant.name, size=10)
+    for panel in panels.flat:
+        finish(panel)
     for panel in panels[1]:
         panel.set_xlabel("elements of one variable")
     for panel in panels[:, 0]:
@@ -122,9 +128,11 @@ def bars(panel: Axes, case: dict[str, Any], title: str) -> None:
         if name not in YARDSTICKS
     }
     names = sorted(ratios, key=ratios.__getitem__, reverse=True)
-    drawn = panel.barh(names, [ratios[name] for name in names], color=GREY)
-    panel.bar_label(drawn, [f"{ratios[name]:.3g}" for name in names], padding=3, size=8)
+    panel.barh(names, [ratios[name] for name in names], color=GREY)
     panel.axvline(1, color=BLUE)
+    for name in names:
+        beside = 1.1 * max(1, ratios[name])
+        panel.text(beside, name, f"{number(ratios[name])}", size=8, va="center")
     panel.set_xscale("log")
     panel.set_xlim(0.4, 5 * max(ratios.values(), default=1))
     panel.set_title(title, size=9)
@@ -151,6 +159,7 @@ def sparse(cases: Cases) -> Figure | None:
                 and name in cases[case]["contestants"]
             ]
             line(panel, points, style, color=color, label=f"rows of {width}{label}")
+    finish(panel)
     panel.legend(fontsize=8)
     panel.set_xlabel("rows of the table")
     panel.set_ylabel("ns per row, 16,384 rows a step")

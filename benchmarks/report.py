@@ -9,7 +9,15 @@ from typing import Any
 
 from benchmarks.harness import OURS, Figures, Outcome, Target
 
-__all__ = ["Verdict", "as_json", "judge", "judge_equal", "table", "verdicts_table"]
+__all__ = [
+    "Verdict",
+    "as_json",
+    "judge",
+    "judge_equal",
+    "number",
+    "table",
+    "verdicts_table",
+]
 
 
 # --- Text ----------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from benchmarks import native
 from benchmarks.harness import OURS, Case, Effort, Entry, Target
-from benchmarks.peers import Ours, enter
+from benchmarks.peers import Ours, build
 from benchmarks.problems import PLAIN, VARIANTS, Dense, Variant, short
 
 __all__ = ["cases"]
@@ -31,11 +32,12 @@ def cases(effort: Effort) -> Iterator[Case]:
 
 
 def contestants(size: int, dtype: str, variant: Variant) -> Iterator[Entry]:
-    """Yield ourselves with two threads and with one."""
-    for name, n_threads in ((OURS, 2), ("1 thread", 1)):
-        problem = Dense([(size,)], dtype, variant, n_threads)
-        yield name, partial(build, problem)
+    """Yield ourselves with two threads and with one, and what two could do.
 
-
-def build(problem: Dense) -> object:
-    return enter(Ours(problem), problem, problem.size)
+    Two threads that never meet tell what the machine has to give: virtual processors
+    may be two halves of one core, which has one divider.
+    """
+    one, two = (Dense([(size,)], dtype, variant, n) for n in (1, 2))
+    yield OURS, partial(build, Ours, two, size)
+    yield "1 thread", partial(build, Ours, one, size)
+    yield "2 free threads", partial(native.c_file, two)

@@ -4,7 +4,7 @@ Everything below runs without the GIL, allocates nothing and cannot fail. The lo
 over elements are the spans of the chosen instruction set, in `_spans`.
 """
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY
 
 from rmsprop_fast.cpu._gradients cimport scaled
@@ -373,22 +373,24 @@ cdef void _run_share(
 cdef int run(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant, int n_threads,
 ) noexcept nogil:
-    cdef Py_ssize_t total, share
-    cdef int team = 1
-    cdef int *ran = &team  # through a pointer: prange would make `team` private
+    cdef Py_ssize_t total
+    cdef int share, team = 1
+    cdef int *ran = &team  # through a pointer: `team` itself would be private
     if n == 0:
         return team
     total = work_after(&tasks[n - 1])
     if n_threads == 1:
         _run_share(tasks, n, 0, total, coef, variant)
         return team
-    for share in prange(
-        n_threads, schedule="static", chunksize=1, num_threads=n_threads
-    ):
+    # Not prange: its loop ends in a barrier of its own before the team's.
+    with parallel(num_threads=n_threads):
+        share = threadid()
         if share == 0:
             ran[0] = rmsprop_team()
-        _run_share(
-            tasks, n, total // n_threads * share,
-            total if share == n_threads - 1 else total // n_threads * (share + 1),
-            coef, variant)
+        while share < n_threads:  # a team may be smaller than was asked for
+            _run_share(
+                tasks, n, total // n_threads * share,
+                total if share == n_threads - 1 else total // n_threads * (share + 1),
+                coef, variant)
+            share = share + rmsprop_team()
     return team
