@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(case.name for case in cases), sep="\n")
         return 0
 
-    results = measure(cases, effort)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    results = measure(cases, effort, arguments.json)
     if arguments.plots:
         from benchmarks import plots  # matplotlib need not be there for the rest
 
@@ -126,18 +124,27 @@ def select(names: Sequence[str], effort: Effort) -> list[Case]:
     return [case for case in cases if case.name.startswith(tuple(names) or "")]
 
 
-def measure(cases: Sequence[Case], effort: Effort) -> dict[str, Any]:
-    """Run the cases, print tables and verdicts, return what JSON keeps."""
+def measure(
+    cases: Sequence[Case], effort: Effort, path: Path | None = None
+) -> dict[str, Any]:
+    """Run the cases, print tables and verdicts, return what JSON keeps.
+
+    The file at `path` is written after each case: a run cut short keeps its figures.
+    """
     described = machine.describe(effort)
     print(machine.headline(described))
     if absent := [peer.name for peer in PEERS if not is_installed(peer)]:
         print("not installed:", ", ".join(absent))
-    outcomes = []
+    outcomes: list[Outcome] = []
+    verdicts: list[report.Verdict] = []
     for outcome in run_all(cases, effort):
         outcomes.append(outcome)
         print("", report.table(outcome), sep="\n", flush=True)
-    verdicts = [verdict for outcome in outcomes for verdict in report.judge(outcome)]
-    verdicts += report.judge_equal(outcomes, EQUAL, "limit", least=0.9)
+        verdicts = [verdict for one in outcomes for verdict in report.judge(one)]
+        verdicts += report.judge_equal(outcomes, EQUAL, "limit", least=0.9)
+        if path:
+            results = report.as_json(described, outcomes, verdicts)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     if verdicts:
         print("", report.verdicts_table(verdicts), sep="\n")
     return report.as_json(described, outcomes, verdicts)

@@ -45,10 +45,10 @@ class Effort:
 
     n_threads: int
     quick: bool = False
-    rounds: int = 21
+    rounds: int = 15
     fewest_rounds: int = 7
     block: float = 20e-3  # seconds that one turn is timed for, at least
-    budget: float = 15.0  # seconds per case; beyond it only the fewest rounds
+    budget: float = 8.0  # seconds per case; beyond it only the fewest rounds
 
 
 @dataclass

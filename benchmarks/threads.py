@@ -40,4 +40,5 @@ def contestants(size: int, dtype: str, variant: Variant) -> Iterator[Entry]:
     one, two = (Dense([(size,)], dtype, variant, n) for n in (1, 2))
     yield OURS, partial(build, Ours, two, size)
     yield "1 thread", partial(build, Ours, one, size)
-    yield "2 free threads", partial(native.c_file, two)
+    arrays = [two.zeros()[0] for _ in range(4)]
+    yield "2 free threads", partial(native.c_file, two, arrays)

@@ -267,12 +267,17 @@ def test_row_limit_updates_each_distinct_row_once() -> None:
 
 @needs_c
 @pytest.mark.parametrize("variant", problems.VARIANTS, ids=lambda v: v.name)
-def test_kernel_level_calls_pass_the_check(
-    variant: problems.Variant, dtype: type
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_kernel_level_calls_give_equal_bits(
+    variant: problems.Variant, dtype: type, n_threads: int
 ) -> None:
-    problem = problems.Dense([(1003,)], np.dtype(dtype).name, variant)
-    assert native.package(problem).check() is None
-    assert native.c_file(problem).check() is None
+    problem = problems.Dense([(1006,)], np.dtype(dtype).name, variant, n_threads)
+    results = []
+    for build in (native.package, native.c_file):
+        arrays = [problem.zeros()[0] for _ in range(4)]
+        assert build(problem, arrays).check() is None
+        results.append(np.stack(arrays))
+    np.testing.assert_array_equal(*results)
 
 
 @needs_linux

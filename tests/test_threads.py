@@ -71,11 +71,19 @@ def test_small_work_stays_on_one_thread():
 
 
 @needs_openmp
-def test_many_small_variables_are_one_large_step():
-    # 256 variables of 256 elements are as much work as one of 65,536.
+def test_many_variables_are_one_large_step():
+    # Each is small work; together they are as much as one variable of 262,144.
     opt = RMSprop(num_threads=3)
-    opt.apply_gradients([(np.ones(256), np.ones(256)) for _ in range(256)])
+    opt.apply_gradients([(np.ones(1024), np.ones(1024)) for _ in range(256)])
     assert opt._step.team == 3
+
+
+@needs_openmp
+def test_many_tiny_variables_stay_on_one_thread():
+    # Passing a task to another thread costs more than its 64 elements.
+    opt = RMSprop(num_threads=3)
+    opt.apply_gradients([(np.ones(64), np.ones(64)) for _ in range(2000)])
+    assert opt._step.team == 1
 
 
 COUNT = """

@@ -37,8 +37,10 @@ cdef extern from "Python.h":
 cdef enum:
     NORM_BLOCKS = 8192    # block sums held at once: 64 KiB at any size of gradient
     HOLD_GIL_BELOW = 4096  # work: letting go of the GIL costs about as much
-    GRADIENT_WORK = 32     # work per gradient, in elements
-    OCCURRENCE_WORK = 16   # and per occurrence of a row
+    # What another thread costs per gradient, in elements: it reads the task, the
+    # record and the gradient's address, which this one has just written.
+    GRADIENT_COST = 64
+    OCCURRENCE_WORK = 16   # work per occurrence of a row, in elements
 
 
 # Work (elements, about) below which a step stays on one thread: a team costs more.
@@ -53,8 +55,9 @@ def set_serial_below(Py_ssize_t work):
     return before
 
 
-cdef int _team(Py_ssize_t work, num_threads) except -1:
-    """Return how many threads that much work deserves."""
+cdef int _team(Py_ssize_t work, Py_ssize_t n, num_threads) except -1:
+    """Return how many threads that much work on n gradients deserves."""
+    work = max(work - n * GRADIENT_COST, <Py_ssize_t> 0)
     return threads.count(num_threads) if work >= serial_below else 1
 
 
@@ -468,7 +471,7 @@ cdef class Step:
         """Return the work of a step, and the bytes its occurrences need."""
         cdef Entry *entries = <Entry *> self.entries.data
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t k, item, work = n * GRADIENT_WORK
+        cdef Py_ssize_t k, item, work = 0
         n_bytes[0] = 0
         for k in range(n):
             work += grads[k].size
@@ -581,7 +584,7 @@ cdef class Step:
         if count[0] == INT64_MAX:
             validation.too_many_iterations()
         work = self._measure(n, &n_bytes)
-        n_threads = _team(work, num_threads)
+        n_threads = _team(work, n, num_threads)
         self.occurrences.reserve(n_bytes)
         if not self._sort(n):
             return -1
@@ -622,7 +625,7 @@ def clipped(
     -------
     list of ndarray
     """
-    cdef Py_ssize_t n = PyList_GET_SIZE(grads), k, work = n * GRADIENT_WORK
+    cdef Py_ssize_t n = PyList_GET_SIZE(grads), k, work = 0
     cdef Buffer described = Buffer(), layouts = Buffer(), blocks = Buffer()
     cdef Gradient *g = <Gradient *> described.reserve(n * sizeof(Gradient))
     cdef Layout *layout = <Layout *> layouts.reserve(n * sizeof(Layout))
@@ -636,7 +639,7 @@ def clipped(
         out.append(cnp.PyArray_EMPTY(
             layout[k].ndim, <cnp.npy_intp *> layout[k].dims,
             cnp.NPY_FLOAT if g[k].dtype == F32 else cnp.NPY_DOUBLE, False))
-    n_threads = _team(work, num_threads)
+    n_threads = _team(work, n, num_threads)
     _set_scales(g, n, grad_factor, clipnorm, global_clipnorm, sums, n_threads)
     for k in range(n):
         take(cnp.PyArray_DATA(<object> PyList_GET_ITEM(out, k)), &g[k], &coef)
