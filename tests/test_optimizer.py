@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from unchanged import FULL, bits, nothing_changes
 
 from rmsprop_fast import IndexedSlices, Optimizer, RMSprop
 from rmsprop_fast.schedules import ExponentialDecay
@@ -16,24 +17,6 @@ from rmsprop_fast.schedules import ExponentialDecay
 # With rho and epsilon 0, rms is g*g and the increment lr*g/sqrt(g*g): a gradient of 1
 # moves its variable by exactly the learning rate, where that is a power of two.
 EXACT = {"rho": 0.0, "epsilon": 0.0}
-# Everything that a step can keep.
-FULL = {"learning_rate": 0.01, "momentum": 0.5, "centered": True}
-
-
-def bits(arrays):
-    return [array.tobytes() for array in arrays]
-
-
-@contextmanager
-def nothing_changes(opt, *arrays):
-    """Check that a block leaves arrays and the optimizer's state as they are."""
-    state = opt.iterations, opt.get_slot_names(), bits(opt.weights)
-    identities = [id(array) for array in opt.weights[1:]]
-    contents = bits(arrays)
-    yield
-    assert (opt.iterations, opt.get_slot_names(), bits(opt.weights)) == state
-    assert [id(array) for array in opt.weights[1:]] == identities
-    assert bits(arrays) == contents
 
 
 @contextmanager

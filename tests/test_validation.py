@@ -1,7 +1,6 @@
 """The rules: scalars, every refusal of a step, and that both of its checks agree."""
 
 import re
-from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -9,27 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
+from unchanged import FULL, bits, nothing_changes
 
 from rmsprop_fast import IndexedSlices, RMSprop, validation
-
-# Everything that a step can keep.
-FULL = {"learning_rate": 0.01, "momentum": 0.5, "centered": True}
-
-
-def bits(arrays):
-    return [array.tobytes() for array in arrays]
-
-
-@contextmanager
-def nothing_changes(opt, *arrays):
-    """Check that a block leaves arrays and the optimizer's state as they are."""
-    state = opt.iterations, opt.get_slot_names(), bits(opt.weights)
-    identities = [id(array) for array in opt.weights[1:]]
-    contents = bits(arrays)
-    yield
-    assert (opt.iterations, opt.get_slot_names(), bits(opt.weights)) == state
-    assert [id(array) for array in opt.weights[1:]] == identities
-    assert bits(arrays) == contents
 
 
 def ones(*arrays):
