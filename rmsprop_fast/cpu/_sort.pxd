@@ -14,6 +14,9 @@ ctypedef struct Occurrence64:
 # Whether n occurrences among n_rows rows need Occurrence64.
 cdef bint is_wide(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil
 
+# The bytes of one of them.
+cdef Py_ssize_t occurrence_size(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil
+
 # Copy n integers of NumPy type number `typenum`, `stride` bytes apart, into out[0:n]
 # as occurrences. -1: done, in ascending order already; -2: done, not in order;
 # k >= 0: the row at position k is not in [0, n_rows).

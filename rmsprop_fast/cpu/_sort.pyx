@@ -29,6 +29,10 @@ cdef bint is_wide(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil:
     return n > UINT32_MAX or n_rows > UINT32_MAX
 
 
+cdef Py_ssize_t occurrence_size(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil:
+    return sizeof(Occurrence64) if is_wide(n, n_rows) else sizeof(Occurrence32)
+
+
 cdef Py_ssize_t _copy(
     const char *indices, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t n_rows,
     Occurrence *out, Integer _,

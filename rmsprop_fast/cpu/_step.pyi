@@ -25,7 +25,6 @@ class Step:
         iterations: Array,
         silent: set[frozenset[Any]],
     ) -> None: ...
-    def clear(self) -> None: ...
     def bind(
         self,
         index: int,

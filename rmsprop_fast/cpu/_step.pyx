@@ -17,9 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._gradients cimport Gradient, sum_squares, take
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._sort cimport (
-    Occurrence32, Occurrence64, copy_rows, is_wide, sort_rows,
-)
+from rmsprop_fast.cpu._sort cimport copy_rows, occurrence_size, sort_rows
 from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
     Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
@@ -246,17 +244,11 @@ cdef class Step:
         self.team = 0
 
     def __dealloc__(self):
-        self.clear()
-        free(self.records)
-
-    def clear(self):
-        """Forget every variable."""
         cdef Py_ssize_t k
         for k in range(self.n_records):
             Py_XDECREF(self.records[k].owner)
             free(self.records[k].layout)
-        self.n_records = 0
-        self.epoch += 1
+        free(self.records)
 
     def bind(self, Py_ssize_t index, cnp.ndarray var, rms, momentum, mg):
         """Note where variable `index` and its slots are; again when it gets a slot.
@@ -476,9 +468,8 @@ cdef class Step:
         for k in range(n):
             work += grads[k].size
             if entries[k].indices != NULL:
-                item = sizeof(Occurrence64) if is_wide(
-                    entries[k].n, self.records[entries[k].record].var.n_rows
-                ) else sizeof(Occurrence32)
+                item = occurrence_size(
+                    entries[k].n, self.records[entries[k].record].var.n_rows)
                 work += entries[k].n * OCCURRENCE_WORK
                 n_bytes[0] += 2 * item * entries[k].n
         return work
@@ -493,9 +484,7 @@ cdef class Step:
             if entries[k].indices == NULL:
                 continue
             n_rows = self.records[entries[k].record].var.n_rows
-            n_bytes = entries[k].n * (
-                sizeof(Occurrence64) if is_wide(entries[k].n, n_rows)
-                else sizeof(Occurrence32))
+            n_bytes = entries[k].n * occurrence_size(entries[k].n, n_rows)
             indices = <object> entries[k].indices
             status = copy_rows(
                 <const char *> cnp.PyArray_DATA(indices),
