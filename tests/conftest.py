@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from venvs import build_wheel, create_venv
 
 from rmsprop_fast.cpu import _step, dispatch
 
@@ -64,3 +66,15 @@ def any_work_is_shared() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20121106)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of these sources, built once for all tests."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def clean_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment that has the wheel, what it requires, and nothing else."""
+    return create_venv(tmp_path_factory.mktemp("clean") / "venv", wheel)
