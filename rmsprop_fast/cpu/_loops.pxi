@@ -1,5 +1,7 @@
-# The serial loops over contiguous spans. Each _loops_<isa>.pyx is this text under that
-# ISA's compiler flags; dispatch imports one of them and takes its `spans` table.
+# The header's loops over contiguous spans, and the norm's. Each _loops_<isa>.pyx is this
+# text under that ISA's compiler flags; dispatch imports one of them and takes its `spans`
+# table. The header's loop over rows is not used: this one prefetches, follows strides,
+# and leaves duplicates to _tasks, which knows layouts and splits hot rows over threads.
 
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -8,9 +10,8 @@ from rmsprop_fast.cpu._spans cimport (
     Spans, prefetch_row,
 )
 from rmsprop_fast.header cimport (
-    rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_grad_f32, rmsprop_grad_f64,
-    rmsprop_in_f32, rmsprop_in_f64, rmsprop_out_f32, rmsprop_out_f64,
-    rmsprop_update_f32, rmsprop_update_f64,
+    rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_dense_span_f32, rmsprop_dense_span_f64,
+    rmsprop_grad_span_f32, rmsprop_grad_span_f64, rmsprop_in_f32, rmsprop_in_f64,
 )
 
 
@@ -24,20 +25,6 @@ cdef inline double fold(double *lanes) noexcept nogil:
     return lanes[0]
 
 
-cdef inline void _update_f32(
-    rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
-    rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n, rmsprop_coef_f32 c,
-    const bint centered, const bint momentum, const bint eps_in_sqrt,
-) noexcept nogil:
-    """Called with literal flags: one text, a vectorised loop for each variant."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        rmsprop_update_f32(
-            &param[i], rmsprop_grad_f32(grad[i], c), &rms[i],
-            &mg[i] if centered else NULL, &mom[i] if momentum else NULL,
-            c, centered, momentum, eps_in_sqrt)
-
-
 cdef void update_f32(
     void *param, const void *grad, void *rms, void *mg, void *mom,
     Py_ssize_t n, const Coef *coef, int variant,
@@ -49,28 +36,28 @@ cdef void update_f32(
     cdef float *a = <float *> mg
     cdef float *m = <float *> mom
     if variant == 0:
-        _update_f32(p, g, r, a, m, n, c, False, False, False)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, False, False, False)
     elif variant == CENTERED:
-        _update_f32(p, g, r, a, m, n, c, True, False, False)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, True, False, False)
     elif variant == MOMENTUM:
-        _update_f32(p, g, r, a, m, n, c, False, True, False)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, False, True, False)
     elif variant == CENTERED + MOMENTUM:
-        _update_f32(p, g, r, a, m, n, c, True, True, False)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, True, True, False)
     elif variant == EPS_IN_SQRT:
-        _update_f32(p, g, r, a, m, n, c, False, False, True)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, False, False, True)
     elif variant == EPS_IN_SQRT + CENTERED:
-        _update_f32(p, g, r, a, m, n, c, True, False, True)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, True, False, True)
     elif variant == EPS_IN_SQRT + MOMENTUM:
-        _update_f32(p, g, r, a, m, n, c, False, True, True)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, False, True, True)
     else:
-        _update_f32(p, g, r, a, m, n, c, True, True, True)
+        rmsprop_dense_span_f32(p, g, r, a, m, n, c, True, True, True)
 
 
 cdef inline void _update_rows_f32(
     const Rows *rows, rmsprop_coef_f32 c,
     const bint centered, const bint momentum, const bint eps_in_sqrt,
 ) noexcept nogil:
-    """Called with literal flags, as _update_f32."""
+    """Called with literal flags: one text, a vectorised loop for each variant."""
     cdef Rows r = rows[0]
     cdef Py_ssize_t k, row, slot, n_bytes = r.width * sizeof(float)
     for k in range(r.n):
@@ -78,7 +65,7 @@ cdef inline void _update_rows_f32(
             prefetch_row(&r, k + r.ahead, n_bytes, centered, momentum)
         row = r.occurrences[k].row
         slot = row * n_bytes
-        _update_f32(
+        rmsprop_dense_span_f32(
             <float *> (r.param + row * r.param_stride),
             <const float *> (r.values + r.occurrences[k].position * r.values_stride),
             <float *> (r.rms + slot),
@@ -109,30 +96,16 @@ cdef void update_rows_f32(
         _update_rows_f32(rows, c, True, True, True)
 
 
-cdef inline void _take_f32(
-    rmsprop_out_f32 out, rmsprop_in_f32 grad, Py_ssize_t n, const Coef *coef,
-    const bint add,
-) noexcept nogil:
-    """Called with literal `add`: out = the gradient as the update sees it, or out +=."""
-    cdef rmsprop_coef_f32 c = coef.f32
-    cdef Py_ssize_t i
-    for i in range(n):
-        if add:
-            out[i] += rmsprop_grad_f32(grad[i], c)
-        else:
-            out[i] = rmsprop_grad_f32(grad[i], c)
-
-
 cdef void take_f32(
     void *out, const void *grad, Py_ssize_t n, const Coef *coef,
 ) noexcept nogil:
-    _take_f32(<float *> out, <const float *> grad, n, coef, False)
+    rmsprop_grad_span_f32(<float *> out, <const float *> grad, n, coef.f32, False)
 
 
 cdef void add_f32(
     void *out, const void *grad, Py_ssize_t n, const Coef *coef,
 ) noexcept nogil:
-    _take_f32(<float *> out, <const float *> grad, n, coef, True)
+    rmsprop_grad_span_f32(<float *> out, <const float *> grad, n, coef.f32, True)
 
 
 cdef double sum_of_squares_f32(const void *grad, Py_ssize_t n) noexcept nogil:
@@ -152,20 +125,6 @@ cdef double sum_of_squares_f32(const void *grad, Py_ssize_t n) noexcept nogil:
     return fold(lanes)
 
 
-cdef inline void _update_f64(
-    rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
-    rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n, rmsprop_coef_f64 c,
-    const bint centered, const bint momentum, const bint eps_in_sqrt,
-) noexcept nogil:
-    """Called with literal flags: one text, a vectorised loop for each variant."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        rmsprop_update_f64(
-            &param[i], rmsprop_grad_f64(grad[i], c), &rms[i],
-            &mg[i] if centered else NULL, &mom[i] if momentum else NULL,
-            c, centered, momentum, eps_in_sqrt)
-
-
 cdef void update_f64(
     void *param, const void *grad, void *rms, void *mg, void *mom,
     Py_ssize_t n, const Coef *coef, int variant,
@@ -177,28 +136,28 @@ cdef void update_f64(
     cdef double *a = <double *> mg
     cdef double *m = <double *> mom
     if variant == 0:
-        _update_f64(p, g, r, a, m, n, c, False, False, False)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, False, False, False)
     elif variant == CENTERED:
-        _update_f64(p, g, r, a, m, n, c, True, False, False)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, True, False, False)
     elif variant == MOMENTUM:
-        _update_f64(p, g, r, a, m, n, c, False, True, False)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, False, True, False)
     elif variant == CENTERED + MOMENTUM:
-        _update_f64(p, g, r, a, m, n, c, True, True, False)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, True, True, False)
     elif variant == EPS_IN_SQRT:
-        _update_f64(p, g, r, a, m, n, c, False, False, True)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, False, False, True)
     elif variant == EPS_IN_SQRT + CENTERED:
-        _update_f64(p, g, r, a, m, n, c, True, False, True)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, True, False, True)
     elif variant == EPS_IN_SQRT + MOMENTUM:
-        _update_f64(p, g, r, a, m, n, c, False, True, True)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, False, True, True)
     else:
-        _update_f64(p, g, r, a, m, n, c, True, True, True)
+        rmsprop_dense_span_f64(p, g, r, a, m, n, c, True, True, True)
 
 
 cdef inline void _update_rows_f64(
     const Rows *rows, rmsprop_coef_f64 c,
     const bint centered, const bint momentum, const bint eps_in_sqrt,
 ) noexcept nogil:
-    """Called with literal flags, as _update_f64."""
+    """Called with literal flags: one text, a vectorised loop for each variant."""
     cdef Rows r = rows[0]
     cdef Py_ssize_t k, row, slot, n_bytes = r.width * sizeof(double)
     for k in range(r.n):
@@ -206,7 +165,7 @@ cdef inline void _update_rows_f64(
             prefetch_row(&r, k + r.ahead, n_bytes, centered, momentum)
         row = r.occurrences[k].row
         slot = row * n_bytes
-        _update_f64(
+        rmsprop_dense_span_f64(
             <double *> (r.param + row * r.param_stride),
             <const double *> (r.values + r.occurrences[k].position * r.values_stride),
             <double *> (r.rms + slot),
@@ -237,30 +196,16 @@ cdef void update_rows_f64(
         _update_rows_f64(rows, c, True, True, True)
 
 
-cdef inline void _take_f64(
-    rmsprop_out_f64 out, rmsprop_in_f64 grad, Py_ssize_t n, const Coef *coef,
-    const bint add,
-) noexcept nogil:
-    """Called with literal `add`: out = the gradient as the update sees it, or out +=."""
-    cdef rmsprop_coef_f64 c = coef.f64
-    cdef Py_ssize_t i
-    for i in range(n):
-        if add:
-            out[i] += rmsprop_grad_f64(grad[i], c)
-        else:
-            out[i] = rmsprop_grad_f64(grad[i], c)
-
-
 cdef void take_f64(
     void *out, const void *grad, Py_ssize_t n, const Coef *coef,
 ) noexcept nogil:
-    _take_f64(<double *> out, <const double *> grad, n, coef, False)
+    rmsprop_grad_span_f64(<double *> out, <const double *> grad, n, coef.f64, False)
 
 
 cdef void add_f64(
     void *out, const void *grad, Py_ssize_t n, const Coef *coef,
 ) noexcept nogil:
-    _take_f64(<double *> out, <const double *> grad, n, coef, True)
+    rmsprop_grad_span_f64(<double *> out, <const double *> grad, n, coef.f64, True)
 
 
 cdef double sum_of_squares_f64(const void *grad, Py_ssize_t n) noexcept nogil:

@@ -11,13 +11,13 @@ from rmsprop_fast.cpu._gradients cimport scaled
 from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
 from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM, Coef, Rows, prefetch_row, spans
+from rmsprop_fast.header cimport RMSPROP_SUM_RUN
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     int rmsprop_team()
 
 cdef enum:
     BLOCK = 256         # elements of a stack buffer: 2 KiB of float64
-    SUM_RUN = 32        # duplicates are summed in runs of 32, then run by run
     AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
     AHEAD_BYTES = 16384  # but no more than half of a first-level cache
     DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
@@ -122,7 +122,7 @@ cdef void _sum_occurrences(
     cdef char *out = total
     cdef Py_ssize_t k, end
     while first < last:
-        end = min(first + SUM_RUN, last)
+        end = min(first + RMSPROP_SUM_RUN, last)
         _accumulate(t, first, inner, column, n, out, True, c)
         for k in range(first + 1, end):
             _accumulate(t, k, inner, column, n, out, False, c)
