@@ -622,3 +622,31 @@ def unknown_variable(var: Any) -> NoReturn:
     raise KeyError(
         f"var must be a variable of this optimizer, got {type(var).__name__}"
     )
+
+
+KERNEL_STATUS = {
+    "BAD_SIZE": (ValueError, "n, n_rows and width must be >= 0 and fit into memory"),
+    "BAD_POINTER": (
+        ValueError,
+        "arrays must be aligned, and only mg, mom (at momentum 0) and arrays without "
+        "elements may be NULL",
+    ),
+    "BAD_OVERLAP": (
+        ValueError,
+        "param, grad or values, rms, mg and mom must not share memory",
+    ),
+    "BAD_SCALAR": (
+        ValueError,
+        "lr and epsilon must be finite and >= 0, rho and momentum in [0, 1], "
+        "keep finite, clip > 0",
+    ),
+    "BAD_THREADS": (ValueError, f"num_threads must be in [0, {MAX_THREADS}]"),
+    "BAD_ROW": (IndexError, "rows must be in [0, n_rows)"),
+    "NO_MEMORY": (MemoryError, "rows need 16 bytes each to be sorted"),
+}
+
+
+def kernel_status(name: str) -> NoReturn:
+    """Raise for what a function of `rmsprop_fast.kernels` returned."""
+    kind, rule = KERNEL_STATUS[name]
+    raise kind(rule)

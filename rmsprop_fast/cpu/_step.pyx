@@ -14,13 +14,14 @@ from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from rmsprop_fast.cpu cimport _tasks
 from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._gradients cimport Gradient, sum_squares, take
 from rmsprop_fast.cpu._layout cimport Layout
 from rmsprop_fast.cpu._sort cimport copy_rows, occurrence_size, sort_rows
 from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
-    Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
+    OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
 )
 from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
 
@@ -38,25 +39,19 @@ cdef enum:
     # What another thread costs per gradient, in elements: it reads the task, the
     # record and the gradient's address, which this one has just written.
     GRADIENT_COST = 64
-    OCCURRENCE_WORK = 16   # work per occurrence of a row, in elements
-
-
-# Work (elements, about) below which a step stays on one thread: a team costs more.
-cdef Py_ssize_t serial_below = 32768
 
 
 def set_serial_below(Py_ssize_t work):
     """Set the work below which one thread runs a step; return what it was."""
-    global serial_below
-    before = serial_below
-    serial_below = work
+    before = _tasks.serial_below
+    _tasks.serial_below = work
     return before
 
 
 cdef int _team(Py_ssize_t work, Py_ssize_t n, num_threads) except -1:
     """Return how many threads that much work on n gradients deserves."""
     work = max(work - n * GRADIENT_COST, <Py_ssize_t> 0)
-    return threads.count(num_threads) if work >= serial_below else 1
+    return threads.count(num_threads) if work >= _tasks.serial_below else 1
 
 
 # --- What a step knows of a variable, and of a gradient -------------------------------

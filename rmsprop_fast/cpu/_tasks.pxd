@@ -18,6 +18,12 @@ ctypedef struct Variable:
     char *mg
     char *mom
 
+# Work (elements, about) below which a step stays on one thread: a team costs more.
+cdef Py_ssize_t serial_below
+
+cdef enum:
+    OCCURRENCE_WORK = 16  # work per occurrence of a row beside its elements: sorting
+
 cdef enum Kind:
     DENSE      # items are elements
     ROWS       # items are sorted occurrences

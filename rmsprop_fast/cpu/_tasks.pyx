@@ -25,6 +25,8 @@ cdef enum:
     TASK_WORK = 32      # a task costs about as much as 32 more elements
     ROW_WORK = 16       # an occurrence, likewise
 
+serial_below = 32768
+
 
 cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
     return slot + offset if slot != NULL else NULL
