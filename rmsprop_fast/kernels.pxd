@@ -9,14 +9,20 @@ cdef enum:
 # What every function returns. Unless it is RMSPROP_DONE, nothing has been changed.
 cdef enum:
     RMSPROP_DONE = 0
-    RMSPROP_BAD_SIZE = 1     # n, n_rows or width is negative, or no memory holds so much
-    RMSPROP_BAD_POINTER = 2  # not aligned, or NULL: only mg, mom (at momentum 0) and
-                             # arrays without elements may be
-    RMSPROP_BAD_OVERLAP = 3  # two of param, grad or values, rms, mg and mom share memory
-    RMSPROP_BAD_SCALAR = 4   # a scalar out of the range given below
-    RMSPROP_BAD_THREADS = 5  # num_threads is negative or above 1024
-    RMSPROP_BAD_ROW = 6      # a row is not in [0, n_rows)
-    RMSPROP_NO_MEMORY = 7    # there is none for the sorted rows: 16 bytes for each
+    # n, n_rows or width is negative, or no memory holds so much.
+    RMSPROP_BAD_SIZE = 1
+    # Not aligned, or NULL: only mg, mom (at momentum 0) and what has no elements may be.
+    RMSPROP_BAD_POINTER = 2
+    # Two of param, grad or values, rms, mg and mom share memory.
+    RMSPROP_BAD_OVERLAP = 3
+    # A scalar is out of the range given below.
+    RMSPROP_BAD_SCALAR = 4
+    # num_threads is negative or above 1024.
+    RMSPROP_BAD_THREADS = 5
+    # A row is not in [0, n_rows).
+    RMSPROP_BAD_ROW = 6
+    # None is left to sort the rows in: 16 bytes for each, 32 beyond 2^32 rows.
+    RMSPROP_NO_MEMORY = 7
 
 # The version of the build that runs.
 cdef int rmsprop_api_version() noexcept nogil
