@@ -16,7 +16,7 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
 from rmsprop_fast.cpu._gradients cimport Gradient
-from rmsprop_fast.cpu._sort cimport copy_rows, occurrence_size, sort_rows
+from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
 from rmsprop_fast.cpu._spans cimport CENTERED, EPS_IN_SQRT, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
     OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run, serial_below,
@@ -177,26 +177,14 @@ cdef int _dense(
     return status
 
 
-cdef int _sorted_rows(
-    const Py_ssize_t *rows, Py_ssize_t n, Py_ssize_t n_rows, char *memory,
-    const void **occurrences,
-) noexcept nogil:
-    """Copy the rows into memory for twice n occurrences, check and sort them there."""
-    cdef Py_ssize_t k = copy_rows(
-        <const char *> rows, sizeof(Py_ssize_t), cnp.NPY_INTP, n, n_rows, memory)
-    if k >= 0:
-        return RMSPROP_BAD_ROW
-    occurrences[0] = memory if k == -1 else sort_rows(
-        memory, memory + n * occurrence_size(n, n_rows), n, n_rows)
-    return RMSPROP_DONE
-
-
 cdef int _rows(
     Variable *v, const void *values, const Py_ssize_t *rows, Py_ssize_t n,
     Py_ssize_t n_rows, Py_ssize_t width, const Scalars *s,
 ) noexcept nogil:
     cdef Gradient g
     cdef Coef c
+    cdef Indices indices = Indices(
+        <const char *> rows, sizeof(Py_ssize_t), cnp.NPY_INTP, n, n_rows)
     cdef Task *tasks
     cdef const void *occurrences
     cdef size_t n_bytes
@@ -209,11 +197,13 @@ cdef int _rows(
         return RMSPROP_BAD_POINTER
     n_threads = _team(g.size + n * OCCURRENCE_WORK, s.num_threads)
     n_bytes = max_tasks(n, n_threads) * sizeof(Task)
-    tasks = <Task *> malloc(n_bytes + 2 * n * occurrence_size(n, n_rows))
+    tasks = <Task *> malloc(n_bytes + sort_bytes(&indices, n_threads))
     if tasks == NULL:
         return RMSPROP_NO_MEMORY
-    status = _sorted_rows(rows, n, n_rows, <char *> tasks + n_bytes, &occurrences)
-    if status == RMSPROP_DONE and width > 0:
+    occurrences = sort_rows(&indices, <char *> tasks + n_bytes, n_threads)
+    if occurrences == NULL:
+        status = RMSPROP_BAD_ROW
+    elif width > 0:
         c = _coef(s)
         run(tasks, add_rows(tasks, 0, v, &g, occurrences, n, n_threads), &c,
             _variant(v, s), n_threads)

@@ -4,7 +4,7 @@ from rmsprop_fast.cpu._sort cimport Occurrence32
 from rmsprop_fast.header cimport rmsprop_coef_f32, rmsprop_coef_f64
 
 cdef enum:
-    SPANS_VERSION = 2
+    SPANS_VERSION = 3
     # The reduction's shape is part of the specified result: a norm adds its blocks'
     # sums in order, and a block adds its elements in 32 interleaved lanes.
     NORM_BLOCK = 4096
@@ -34,6 +34,7 @@ ctypedef struct Rows:
     Py_ssize_t width              # elements per row
     Py_ssize_t param_stride       # bytes from row to row of param
     Py_ssize_t values_stride
+    Py_ssize_t slot_stride        # the bytes of a row
     const Occurrence32 *occurrences
     Py_ssize_t n                  # rows to update
     Py_ssize_t n_known            # occurrences that may be prefetched, >= n
@@ -46,28 +47,32 @@ cdef enum:
     CACHE_LINE = 64  # bytes
 
 
-cdef inline void prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
-    """Ask for every line of a row; it need not begin at a line's start."""
-    cdef Py_ssize_t offset = 0
-    while offset < n_bytes:
-        RMSPROP_PREFETCH(start + offset)
-        offset += CACHE_LINE
-    RMSPROP_PREFETCH(start + n_bytes - 1)
+cdef inline void prefetch_line(
+    const Rows *r, Py_ssize_t k, Py_ssize_t offset, const bint centered,
+    const bint momentum,
+) noexcept nogil:
+    """Ask for what occurrence k will need `offset` bytes into its row."""
+    cdef Py_ssize_t row = r.occurrences[k].row
+    cdef Py_ssize_t slot = row * r.slot_stride + offset
+    RMSPROP_PREFETCH(r.values + r.occurrences[k].position * r.values_stride + offset)
+    RMSPROP_PREFETCH(r.param + row * r.param_stride + offset)
+    RMSPROP_PREFETCH(r.rms + slot)
+    if centered:
+        RMSPROP_PREFETCH(r.mg + slot)
+    if momentum:
+        RMSPROP_PREFETCH(r.mom + slot)
 
 
 cdef inline void prefetch_row(
-    const Rows *r, Py_ssize_t k, Py_ssize_t n_bytes, const bint centered,
-    const bint momentum,
+    const Rows *r, Py_ssize_t k, const bint centered, const bint momentum,
 ) noexcept nogil:
     """Ask for all that occurrence k will need."""
-    cdef Py_ssize_t row = r.occurrences[k].row
-    prefetch(r.values + r.occurrences[k].position * r.values_stride, n_bytes)
-    prefetch(r.param + row * r.param_stride, n_bytes)
-    prefetch(r.rms + row * n_bytes, n_bytes)
-    if centered:
-        prefetch(r.mg + row * n_bytes, n_bytes)
-    if momentum:
-        prefetch(r.mom + row * n_bytes, n_bytes)
+    cdef Py_ssize_t offset = 0
+    while offset < r.slot_stride:
+        prefetch_line(r, k, offset, centered, momentum)
+        offset += CACHE_LINE
+    # A row need not begin at a line's start.
+    prefetch_line(r, k, r.slot_stride - 1, centered, momentum)
 
 
 # All arrays are contiguous, aligned runs of n elements that do not overlap.

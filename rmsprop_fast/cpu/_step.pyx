@@ -18,7 +18,7 @@ from rmsprop_fast.cpu cimport _tasks
 from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._gradients cimport Gradient, sum_squares, take
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._sort cimport copy_rows, occurrence_size, sort_rows
+from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
 from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
     OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
@@ -71,9 +71,9 @@ cdef struct Entry:
     Layout layout             # of the gradient
     Py_ssize_t record
     Py_ssize_t round          # the k-th update of one variable within a step
-    PyObject *indices         # NULL: dense
-    Py_ssize_t n              # occurrences
-    const void *occurrences
+    bint is_sparse
+    Indices indices           # row-sparse only, as what follows
+    const void *occurrences   # sorted
 
 
 cdef inline bint _is_real(cnp.ndarray array) noexcept:
@@ -374,13 +374,17 @@ cdef class Step:
         for axis in range(1, record.layout.ndim):
             if cnp.PyArray_DIM(array, axis) != record.layout.dims[axis]:
                 return False
-        entry.n = cnp.PyArray_DIM(array, 0)
+        entry.is_sparse = True
+        entry.indices.n = cnp.PyArray_DIM(array, 0)
+        entry.indices.n_rows = record.layout.dims[0]
         array = indices
         if (not cnp.PyArray_ISINTEGER(array) or not cnp.PyArray_ISNOTSWAPPED(array)
                 or cnp.PyArray_NDIM(array) != 1
-                or cnp.PyArray_DIM(array, 0) != entry.n):
+                or cnp.PyArray_DIM(array, 0) != entry.indices.n):
             return False
-        entry.indices = <PyObject *> indices
+        entry.indices.data = <const char *> cnp.PyArray_DATA(array)
+        entry.indices.stride = cnp.PyArray_STRIDE(array, 0)
+        entry.indices.typenum = cnp.PyArray_TYPE(array)
         return dense_shape is None or dense_shape == (<object> record.owner).shape
 
     cdef bint _takes_array(self, const Record *record, cnp.ndarray grad) noexcept:
@@ -429,8 +433,7 @@ cdef class Step:
                 return -1
             entry = &entries[used]
             entry.record = index
-            entry.n = 0
-            entry.indices = NULL
+            entry.is_sparse = False
             if type(grad) is IndexedSlices:
                 if not self._takes_slices(record, entry, grad):
                     return -1
@@ -454,42 +457,44 @@ cdef class Step:
 
     # --- The work ---------------------------------------------------------------------
 
-    cdef Py_ssize_t _measure(self, Py_ssize_t n, Py_ssize_t *n_bytes) noexcept:
-        """Return the work of a step, and the bytes its occurrences need."""
+    cdef Py_ssize_t _work(self, Py_ssize_t n) noexcept:
         cdef Entry *entries = <Entry *> self.entries.data
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t k, item, work = 0
-        n_bytes[0] = 0
+        cdef Py_ssize_t k, work = 0
         for k in range(n):
             work += grads[k].size
-            if entries[k].indices != NULL:
-                item = occurrence_size(
-                    entries[k].n, self.records[entries[k].record].var.n_rows)
-                work += entries[k].n * OCCURRENCE_WORK
-                n_bytes[0] += 2 * item * entries[k].n
+            if entries[k].is_sparse:
+                work += entries[k].indices.n * OCCURRENCE_WORK
         return work
 
-    cdef bint _sort(self, Py_ssize_t n) noexcept:
-        """Copy and check every row-sparse gradient's rows, and put them in order."""
+    cdef int _reserve(self, Py_ssize_t n, int n_threads) except -1:
+        """Reserve what a step of n gradients needs; returns its number of rounds."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef Py_ssize_t k, n_tasks = 0, n_bytes = 0, n_rounds = 0
+        for k in range(n):
+            n_rounds = max(n_rounds, entries[k].round + 1)
+            if entries[k].is_sparse:
+                n_bytes += sort_bytes(&entries[k].indices, n_threads)
+                n_tasks += max_tasks(entries[k].indices.n, n_threads)
+            else:
+                n_tasks += 1
+        self.occurrences.reserve(n_bytes)
+        self.tasks.reserve(n_tasks * sizeof(Task))
+        self.blocks.reserve(NORM_BLOCKS * sizeof(double))
+        return n_rounds
+
+    cdef bint _sort(self, Py_ssize_t n, int n_threads) noexcept nogil:
+        """Put every row-sparse gradient's rows in order; False: one is out of range."""
         cdef Entry *entries = <Entry *> self.entries.data
         cdef char *memory = <char *> self.occurrences.data
-        cdef Py_ssize_t k, n_rows, n_bytes, status
-        cdef cnp.ndarray indices
+        cdef Py_ssize_t k
         for k in range(n):
-            if entries[k].indices == NULL:
-                continue
-            n_rows = self.records[entries[k].record].var.n_rows
-            n_bytes = entries[k].n * occurrence_size(entries[k].n, n_rows)
-            indices = <object> entries[k].indices
-            status = copy_rows(
-                <const char *> cnp.PyArray_DATA(indices),
-                cnp.PyArray_STRIDE(indices, 0), cnp.PyArray_TYPE(indices),
-                entries[k].n, n_rows, memory)
-            if status >= 0:
-                return False
-            entries[k].occurrences = memory if status == -1 else sort_rows(
-                memory, memory + n_bytes, entries[k].n, n_rows)
-            memory += 2 * n_bytes
+            if entries[k].is_sparse:
+                entries[k].occurrences = sort_rows(
+                    &entries[k].indices, memory, n_threads)
+                if entries[k].occurrences == NULL:
+                    return False
+                memory += sort_bytes(&entries[k].indices, n_threads)
         return True
 
     cdef Py_ssize_t _list(
@@ -505,21 +510,24 @@ cdef class Step:
             if entries[k].round != turn or grads[k].size == 0:
                 continue
             var = &self.records[entries[k].record].var
-            if entries[k].indices == NULL:
+            if not entries[k].is_sparse:
                 count += add_dense(&tasks[count], work, var, &grads[k])
             else:
                 count += add_rows(
                     &tasks[count], work, var, &grads[k], entries[k].occurrences,
-                    entries[k].n, n_threads)
+                    entries[k].indices.n, n_threads)
             work = work_after(&tasks[count - 1])
         return count
 
-    cdef void _run(
-        self, Py_ssize_t n, Py_ssize_t n_rounds, const Coef *coef, int variant,
+    cdef bint _run(
+        self, Py_ssize_t n, int n_rounds, const Coef *coef, int variant,
         double factor, double clipnorm, double global_clipnorm, int n_threads,
     ) noexcept nogil:
+        """Update everything once; False, with nothing changed: a row is out of range."""
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t turn
+        cdef int turn
+        if not self._sort(n, n_threads):
+            return False
         _set_scales(grads, n, factor, clipnorm, global_clipnorm,
                     <double *> self.blocks.data, n_threads)
         for turn in range(n_rounds):
@@ -527,6 +535,7 @@ cdef class Step:
             self.team = run(
                 <const Task *> self.tasks.data, self._list(n, turn, n_threads), coef,
                 variant, n_threads)
+        return True
 
     def update(
         self, list pairs, int variant, double lr, double rho, double momentum,
@@ -559,31 +568,26 @@ cdef class Step:
         """
         cdef Coef coef = _coef(lr, rho, momentum, epsilon, 1, clipvalue)
         cdef Py_ssize_t n = self._collect(pairs, variant, overlaps_checked)
-        cdef Py_ssize_t n_bytes, work, n_rounds = 0, n_tasks = 0, k
-        cdef Entry *entries = <Entry *> self.entries.data
         cdef cnp.int64_t *count = <cnp.int64_t *> cnp.PyArray_DATA(self.iterations)
-        cdef int n_threads
+        cdef Py_ssize_t work
+        cdef int n_threads, n_rounds
+        cdef bint done
         if n < 0:
             return -1
         if count[0] == INT64_MAX:
             validation.too_many_iterations()
-        work = self._measure(n, &n_bytes)
+        work = self._work(n)
         n_threads = _team(work, n, num_threads)
-        self.occurrences.reserve(n_bytes)
-        if not self._sort(n):
-            return -1
-        for k in range(n):
-            n_rounds = max(n_rounds, entries[k].round + 1)
-            n_tasks += max_tasks(entries[k].n, n_threads)
-        self.tasks.reserve(n_tasks * sizeof(Task))
-        self.blocks.reserve(NORM_BLOCKS * sizeof(double))
+        n_rounds = self._reserve(n, n_threads)
         if n_threads > 1 or work >= HOLD_GIL_BELOW:
             with nogil:
-                self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
-                          global_clipnorm, n_threads)
+                done = self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                                 global_clipnorm, n_threads)
         else:
-            self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
-                      global_clipnorm, n_threads)
+            done = self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                             global_clipnorm, n_threads)
+        if not done:
+            return -1
         count[0] += 1
         return count[0]
 

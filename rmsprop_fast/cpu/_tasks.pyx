@@ -176,7 +176,7 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     cdef const Variable *v = t.var
     cdef Rows rows
     cdef Py_ssize_t n_slots = 1 + (variant & CENTERED != 0) + (variant & MOMENTUM != 0)
-    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype) * (2 + n_slots)
+    cdef Py_ssize_t n_bytes
     rows.param = v.param
     rows.values = t.grad.data
     rows.rms = v.rms
@@ -185,9 +185,11 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     rows.width = v.width
     rows.param_stride = v.row_stride
     rows.values_stride = t.grad.row_stride
+    rows.slot_stride = v.width * (<Py_ssize_t> 4 << v.dtype)
     rows.occurrences = NULL
     rows.n = 0
     rows.n_known = 0
+    n_bytes = rows.slot_stride * (2 + n_slots)
     rows.ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
     return rows
 
@@ -208,12 +210,12 @@ cdef void _run_rows(
     cdef const Variable *v = t.var
     cdef const Occurrence32 *all = <const Occurrence32 *> t.occurrences
     cdef Rows rows = _describe_rows(t, variant)
-    cdef Py_ssize_t k, next, row, n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    cdef Py_ssize_t k, next, row
     cdef bint are_runs = not t.wide and v.rows_are_runs and t.grad.rows_are_runs
     if are_runs:
         rows.occurrences = all
         for k in range(begin, min(begin + rows.ahead, end)):
-            prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
+            prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
     while begin < end:
         if are_runs:
             next = _end_of_singles(all, begin, end)
@@ -230,7 +232,7 @@ cdef void _run_rows(
             next += 1
         if are_runs:
             for k in range(rows.ahead, min(next - begin + rows.ahead, rows.n_known)):
-                prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
+                prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
         _update_row(t, begin, next, 0, v.width, c, identity, variant)
         begin = next
 
@@ -294,30 +296,34 @@ cdef Py_ssize_t add_rows(
     const void *occurrences, Py_ssize_t n, int n_threads,
 ) noexcept nogil:
     cdef Task like
-    cdef Py_ssize_t count = 0, first = 0, run, k = 0, hot
+    cdef Py_ssize_t count = 0, first = 0, low, high, k, hot
     add_dense(&like, work, var, grad)
     like.wide = is_wide(n, var.n_rows)
     like.occurrences = occurrences
     if n_threads > 1:
         hot = _hot(n, n_threads)
-        while k + hot <= n:
-            # Is occurrence k the first of a hot row?
-            if _row(&like, k) != _row(&like, k + hot - 1):
-                k += 1
-                while k < n and _row(&like, k) == _row(&like, k - 1):
-                    k += 1
+        # A run of `hot` equal rows has one of these places in it.
+        k = hot - 1
+        while k < n:
+            low = k
+            while low > first and _row(&like, low - 1) == _row(&like, k):
+                low -= 1
+            high = k + 1
+            while high < n and _row(&like, high) == _row(&like, k):
+                high += 1
+            k += hot
+            if high - low < hot:
                 continue
-            run = k + hot
-            while run < n and _row(&like, run) == _row(&like, k):
-                run += 1
-            if first < k:
-                _add_occurrences(&tasks[count], work, &like, first, k, False)
+            if first < low:
+                _add_occurrences(&tasks[count], work, &like, first, low, False)
                 work = work_after(&tasks[count])
                 count += 1
-            _add_occurrences(&tasks[count], work, &like, k, run, True)
+            _add_occurrences(&tasks[count], work, &like, low, high, True)
             work = work_after(&tasks[count])
             count += 1
-            first = k = run
+            first = high
+            while k < first:
+                k += hot
     if first < n:
         _add_occurrences(&tasks[count], work, &like, first, n, False)
         count += 1
