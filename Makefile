@@ -17,7 +17,7 @@ help:
 	@echo "make lint    ruff, cython-lint, mypy"
 	@echo "make docs    build docs/_build/html"
 	@echo "make bench   measure against peers and against memory"
-	@echo "make wheel   build sdist and wheel into dist/"
+	@echo "make wheel   build sdist and wheel into dist/, libgomp included"
 	@echo "make clean   remove everything that was built"
 
 # --- Environment and extension ----------------------------------------------------------
@@ -63,8 +63,16 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-wheel: $(VENV)/.dev
+# setuptools would put into the sdist whatever an older egg-info lists. On Linux the
+# finished wheel is the one that carries libgomp.
+wheel: $(VENV)/.wheel
+	rm -rf dist *.egg-info
 	$(BIN)/python -m build
+ifeq ($(shell uname -s),Linux)
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+endif
+	@ls dist
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse docs/_build docs/generated demo-output

