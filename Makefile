@@ -9,12 +9,16 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-
 SOURCES := setup.py pyproject.toml $(wildcard rmsprop_fast/*.p[xy][dx] \
     rmsprop_fast/cpu/*.p[xy][dxi] rmsprop_fast/cpu/*.h rmsprop_fast/include/rmsprop_fast/*.h)
 
+# Named one by one: from the package's name, stubtest would import the loops of every
+# instruction set.
+STUBBED = $(subst /,.,$(basename $(shell find rmsprop_fast -name '*.pyi')))
+
 .PHONY: help build demo test lint format bench docs wheel clean
 
 help:
 	@echo "make demo    train on real data: place names -> country"
 	@echo "make test    build and run the whole test suite"
-	@echo "make lint    ruff, cython-lint, mypy"
+	@echo "make lint    ruff, cython-lint, mypy, stubtest"
 	@echo "make docs    build docs/_build/html"
 	@echo "make bench   measure against peers and against memory"
 	@echo "make wheel   build sdist and wheel into dist/, libgomp included"
@@ -52,6 +56,8 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rmsprop_fast
 	$(BIN)/mypy
+	$(BIN)/stubtest --mypy-config-file pyproject.toml \
+	    --allowlist tests/data/stubtest_allowlist.txt $(STUBBED)
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,8 @@
 import enum
 from collections.abc import Callable
 
+__all__ = ["Status", "address", "api_version", "check", "function", "signature"]
+
 api_version: int
 
 class Status(enum.IntEnum):

@@ -101,7 +101,10 @@ def test_wheel_holds_the_package_and_nothing_else(names: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["py.typed", "header.pxd", "include/rmsprop_fast/rmsprop.h", "cpu/_step.pyi"],
+    [
+        *("py.typed", "header.pxd", "kernels.pxd", "kernels.pyi"),
+        *("include/rmsprop_fast/rmsprop.h", "cpu/_step.pyi"),
+    ],
 )
 def test_wheel_holds_what_others_compile_and_check_against(names, name) -> None:
     assert f"rmsprop_fast/{name}" in names

@@ -1,37 +1,39 @@
 from typing import Any
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 from rmsprop_fast.cpu._extents import Extents
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 def set_serial_below(work: int) -> int: ...
 def clipped(
-    grads: list[Array],
+    grads: list[_Array],
     clipvalue: float = ...,
     clipnorm: float = ...,
     global_clipnorm: float = ...,
     grad_factor: float = ...,
     num_threads: int | None = ...,
-) -> list[Array]: ...
+) -> list[_Array]: ...
 
+@disjoint_base
 class Step:
     team: int
     def __init__(
         self,
         by_key: dict[Any, int],
         extents: Extents,
-        iterations: Array,
+        iterations: _Array,
         silent: set[frozenset[Any]],
     ) -> None: ...
     def bind(
         self,
         index: int,
-        var: Array,
-        rms: Array | None,
-        momentum: Array | None,
-        mg: Array | None,
+        var: _Array,
+        rms: _Array | None,
+        momentum: _Array | None,
+        mg: _Array | None,
     ) -> None: ...
     def update(
         self,
