@@ -18,7 +18,7 @@ STUBBED = $(subst /,.,$(basename $(shell find rmsprop_fast -name '*.pyi')))
 help:
 	@echo "make demo    train on real data: place names -> country"
 	@echo "make test    build and run the whole test suite"
-	@echo "make lint    ruff, cython-lint, mypy, stubtest"
+	@echo "make lint    ruff, cython-lint, mypy, stubtest, the workflows' schema"
 	@echo "make docs    build docs/_build/html"
 	@echo "make bench   measure against peers and against memory"
 	@echo "make wheel   build sdist and wheel into dist/, libgomp included"
@@ -58,6 +58,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tests/data/stubtest_allowlist.txt $(STUBBED)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -271,3 +272,15 @@ int main(void) {
     for _ in range(3):
         opt.apply_gradients([(np.array(0.3), var)])
     assert float.fromhex(printed) == var
+
+
+# --- What only a release runs ---------------------------------------------------------
+
+
+def test_released_wheels_are_tested_with_files_that_exist() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    config = settings["tool"]["cibuildwheel"]
+    ignored = re.findall(r"--ignore=(\S+)", config["test-command"])
+    assert ignored
+    for name in [*config["test-sources"], *ignored]:
+        assert (ROOT / name).exists()
