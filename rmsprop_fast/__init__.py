@@ -1,6 +1,6 @@
 """RMSprop for arrays you already own: Keras's API, in place, at memory speed."""
 
-from rmsprop_fast import schedules
+from rmsprop_fast import gradients, schedules
 from rmsprop_fast.config import get_include, show_config
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.optimizer import Optimizer
@@ -12,6 +12,7 @@ __all__ = [
     "RMSprop",
     "__version__",
     "get_include",
+    "gradients",
     "schedules",
     "show_config",
 ]

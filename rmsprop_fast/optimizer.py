@@ -13,6 +13,7 @@ import numpy as np
 
 from rmsprop_fast import schedules, threads, validation
 from rmsprop_fast.cpu._step import Step, clipped
+from rmsprop_fast.gradients import ValueAndGrad
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots, initial
@@ -23,6 +24,14 @@ Array = np.ndarray[Any, Any]
 Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
 Hyperparameter = float | Callable[[], float]
+Loss = Callable[[], tuple[Any, Any]] | ValueAndGrad
+
+
+def _listed(var_list: Any) -> Any:
+    """Return variables given by a callable, or as one array, as a list of them."""
+    if callable(var_list):
+        var_list = var_list()
+    return [var_list] if isinstance(var_list, np.ndarray) else var_list
 
 
 class Optimizer:
@@ -372,21 +381,21 @@ class Optimizer:
     # --- Losses -----------------------------------------------------------------------
 
     def _gradients(
-        self, loss: Callable[[], tuple[Any, Any]], var_list: Any
+        self, loss: Loss, var_list: Any
     ) -> tuple[Any, list[Gradient], list[Array]]:
         """Call `loss`; return its value, its gradients and the list of variables."""
+        if isinstance(loss, ValueAndGrad):
+            variables = validation.loss_variables(_listed(var_list))
+            return *loss(*variables), variables
         value, grads = validation.loss_result(validation.loss(loss)())
-        if callable(var_list):
-            var_list = var_list()  # after the loss, as Keras does
-        if isinstance(var_list, np.ndarray):
-            var_list = [var_list]
+        var_list = _listed(var_list)  # after the loss, as Keras does
         if isinstance(grads, (np.ndarray, IndexedSlices)):
             grads = [grads]
         return value, *validation.matched(grads, var_list)
 
     def minimize(
         self,
-        loss: Callable[[], tuple[Any, Any]],
+        loss: Loss,
         var_list: Any,
         grad_loss: float | None = None,
         name: None = None,
@@ -397,9 +406,11 @@ class Optimizer:
         ----------
         loss : callable
             Takes no argument and returns ``(value, grads)``; `grads` holds a gradient
-            for every variable, None for those that do not matter.
+            for every variable, None for those that do not matter. Or one that
+            `rmsprop_fast.gradients` made of a function of the variables.
         var_list : list of ndarray, ndarray, or callable
-            The variables; a callable that returns them is called after `loss`.
+            The variables; a callable that returns them is called after a `loss` that
+            takes no argument.
         grad_loss : float, optional
             Multiplies the gradients before they are clipped.
         name : None
@@ -422,9 +433,7 @@ class Optimizer:
         self.last_loss = value
         return done
 
-    def get_gradients(
-        self, loss: Callable[[], tuple[Any, Any]], params: Any
-    ) -> list[Array | IndexedSlices]:
+    def get_gradients(self, loss: Loss, params: Any) -> list[Array | IndexedSlices]:
         """Evaluate a loss and return its gradients, clipped.
 
         Parameters
@@ -455,9 +464,7 @@ class Optimizer:
             for array, grad in zip(new, grads, strict=True)
         ]
 
-    def get_updates(
-        self, loss: Callable[[], tuple[Any, Any]], params: Any
-    ) -> list[int]:
+    def get_updates(self, loss: Loss, params: Any) -> list[int]:
         """Evaluate a loss and its gradients once and apply them: one step.
 
         Parameters

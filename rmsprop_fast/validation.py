@@ -511,6 +511,24 @@ def loss(value: Any) -> Callable[[], Any]:
     return value  # type: ignore[no-any-return]
 
 
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Return a function of the variables."""
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a callable of the variables that returns a scalar, "
+            f"got {value!r}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def scalar_loss(shape: tuple[int, ...]) -> None:
+    """Refuse a loss that is an array; only a scalar has gradients."""
+    if shape != ():
+        raise ValueError(
+            f"loss must be a scalar, such as a mean or a sum, got shape {shape}"
+        )
+
+
 def loss_result(result: Any) -> tuple[Any, Any]:
     """Return what a loss returned as (value, grads)."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -521,12 +539,21 @@ def loss_result(result: Any) -> tuple[Any, Any]:
     return result[0], result[1]
 
 
+def loss_variables(var_list: Any) -> list[Array]:
+    """Return the variables that a loss is called with."""
+    variables = _listed("var_list", var_list)
+    return [variable(f"var_list[{k}]: ", var) for k, var in enumerate(variables)]
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Iterable) or isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a list, got {type(value).__name__}")
+    return list(value)
+
+
 def matched(grads: Any, var_list: Any) -> tuple[list[Any], list[Any]]:
     """Return gradients and variables as lists of one length."""
-    for name, value in (("grads", grads), ("var_list", var_list)):
-        if not isinstance(value, Iterable) or isinstance(value, np.ndarray):
-            raise TypeError(f"{name} must be a list, got {type(value).__name__}")
-    grads, var_list = list(grads), list(var_list)
+    grads, var_list = _listed("grads", grads), _listed("var_list", var_list)
     if len(grads) != len(var_list):
         raise ValueError(
             f"loss must return a gradient for each of the {len(var_list)} variables, "
