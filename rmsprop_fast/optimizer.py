@@ -7,6 +7,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -722,17 +723,66 @@ class Optimizer:
             )
         return cls(**config)
 
+    # --- Saving -----------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str], var_list: Any = None) -> None:
+        """Write configuration and state to one file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file, by convention ``*.npz``; nothing is appended. One that exists is
+            replaced, keeping its permissions; a symbolic link is followed.
+        var_list : list of ndarray, optional
+            Variables whose values are stored too, so that they and the state are of one
+            step; only read. If omitted, the file holds none.
+
+        Raises
+        ------
+        TypeError
+            `path` is no path; `var_list` holds what cannot be a variable; a
+            configuration is not ready for JSON.
+        ValueError
+            `path` is no regular file.
+        OSError
+            The file cannot be written; what was there before is still there.
+
+        See Also
+        --------
+        rmsprop_fast.load : Reads the file.
+
+        Notes
+        -----
+        The file is written under another name in the same folder, synchronised with the
+        disk, and renamed: whenever the process or the machine stops, `path` is the old
+        file or the new one. A process that is killed may leave a file ``.*.tmp``.
+
+        Nothing is evaluated: of a hyperparameter that is a callable, and of a schedule
+        of the caller's without `get_config`, the file keeps a description, and
+        `rmsprop_fast.load` must be given it again. `last_loss` is not stored. Steps in
+        other threads wait.
+        """
+        from rmsprop_fast import checkpoint  # it knows the classes, this one too
+
+        checkpoint.save(self, path, var_list)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
+        return self._slots.state()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Start afresh from what `_state` returned."""
+        self._own(Slots.from_state(state))
+
     def __getstate__(self) -> dict[str, Any]:
         rebuilt = ("_lock", "_step", "_silent", "_slots")
         with self._lock:
-            state = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
-            return {**state, "slots": self._slots.state()}
+            attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
+            return {"attributes": attributes, "state": self._state()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        slots = Slots.from_state(state.pop("slots"))
-        self.__dict__.update(state)
-        self._own(slots)
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__dict__.update(pickled["attributes"])
+        self._restore(pickled["state"])
 
     def __copy__(self) -> Self:
         """Return a deep copy: two optimizers must not step on one state."""

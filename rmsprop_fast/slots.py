@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -180,29 +181,42 @@ class Slots:
     # --- Saving -----------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the variables."""
+        """Return everything but the variables.
+
+        ``"arrays"`` maps names to the live arrays, in order; all else is for JSON.
+        """
         return {
             "iterations": int(self.iterations),
-            "specs": list(self.specs),
-            "arrays": [dict(slots) for slots in self._arrays],
-            "order": list(self._order),
+            "variables": [[list(shape), dtype.name] for shape, dtype in self.specs],
             "is_closed": self.is_closed,
+            "arrays": {
+                f"slot.{index}.{quote(name, safe='')}": self._arrays[index][name]
+                for index, name in self._order
+            },
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Slots:
-        """Return slots that bind by position to the next variables."""
+        """Return slots that bind by position to the next variables.
+
+        Raises ValueError for a state that no optimizer can have had.
+        """
         self = cls()
-        self.iterations[()] = state["iterations"]
-        self.specs = list(state["specs"])
-        self.variables = [None] * len(self.specs)
-        self._arrays = [
-            {name: _own_copy(array) for name, array in slots.items()}
-            for slots in state["arrays"]
+        self.iterations[()] = validation.integer(
+            "iterations", state["iterations"], 0, validation.MAX_ITERATIONS
+        )
+        self.specs = [
+            (tuple(shape), validation.slot_dtype("dtype", dtype))
+            for shape, dtype in state["variables"]
         ]
-        self._order = list(state["order"])
-        self.is_closed = state["is_closed"]
+        self.variables = [None] * len(self.specs)
+        self._arrays = [{} for _ in self.specs]
+        self.is_closed = validation.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
-        for array in self.arrays():
-            self._take(array)
+        for key, array in state["arrays"].items():
+            kind, index, name = key.split(".", 2)
+            if kind != "slot":
+                raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
+            validation.saved_slot(key, int(index), array, self.specs)
+            self.add(int(index), unquote(name), _own_copy(array))
         return self

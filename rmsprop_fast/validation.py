@@ -627,6 +627,22 @@ def new_slot(slot: Array, var: Array, slots: Slots) -> None:
     memory.refuse("", "initializer", slot)
 
 
+def saved_slot(
+    key: str,
+    index: int,
+    array: Array,
+    specs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+) -> None:
+    """Refuse a restored slot that does not fit its variable."""
+    if not 0 <= index < len(specs):
+        raise ValueError(f"{key} must be of one of {len(specs)} variables")
+    if (array.shape, array.dtype) != specs[index]:
+        raise ValueError(
+            f"{key} must have its variable's shape {specs[index][0]} and dtype "
+            f"{specs[index][1]}, got {array.shape} and {array.dtype}"
+        )
+
+
 def too_many_iterations() -> NoReturn:
     """Raise when the count of steps cannot grow."""
     raise OverflowError(
