@@ -29,6 +29,7 @@ MODULES = (
     "threads",
     "subnormal",
     "sparse",
+    "checkpoint",
     "memory",
     "dense",
 )

@@ -16,7 +16,17 @@ import pytest
 pytest.importorskip("benchmarks", reason="the checkout's benchmarks are not here")
 
 from benchmarks import __main__ as cli
-from benchmarks import baseline, dense, limits, memory, native, peers, problems, report
+from benchmarks import (
+    baseline,
+    checkpoint,
+    dense,
+    limits,
+    memory,
+    native,
+    peers,
+    problems,
+    report,
+)
 from benchmarks import shapes as real_shapes
 from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target, run
 from benchmarks.sparse_peers import NumPyRows, OursRows
@@ -212,6 +222,15 @@ def test_sparse_contestants_pass_the_check_once(
     contestant = peers.enter(built, problem, 1)
     assert contestant.check() is None
     assert contestant.check() is not None, "two steps more make another result"
+
+
+@pytest.mark.parametrize("entries", [checkpoint.savers, checkpoint.loaders])
+def test_checkpoint_contestants_bring_the_state_back(
+    entries: Callable[[list[tuple[int, ...]]], Iterator[Entry]],
+) -> None:
+    built = {name: build() for name, build in entries([(64,), (3, 2)])}
+    assert OURS in built
+    assert {name: one.check() for name, one in built.items()} == dict.fromkeys(built)
 
 
 def test_a_changed_row_outside_the_batch_is_found() -> None:
