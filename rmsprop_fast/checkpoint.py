@@ -394,10 +394,7 @@ def _array(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Array:
             raise ValueError(f"array {name} has not the size of its shape {shape}")
         array = np.empty(shape, dtype)
         for chunk in _chunks(array):
-            data = member.read(len(chunk))  # the last one checks the CRC
-            if len(data) != len(chunk):
-                raise EOFError(f"array {name} is truncated")
-            chunk[:] = data
+            chunk[:] = member.read(len(chunk))  # the last one checks the CRC
     return array
 
 

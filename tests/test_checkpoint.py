@@ -650,6 +650,18 @@ def test_a_pickle_in_a_file_is_never_unpickled(path):
         load(path)
 
 
+def test_an_array_of_another_npy_version_is_refused(path):
+    opt, _ = trained()
+    opt.save(path)
+    contents, stream = members(path), io.BytesIO()
+    np.lib.format.write_array(stream, opt.weights[1], version=(2, 0))
+    contents["slot.0.rms.npy"] = stream.getvalue()
+    rewrite(path, contents, comment(path))
+    forge(path, lambda header: None)
+    with pytest.raises(ValueError, match=r"slot\.0\.rms is of \.npy version \(2, 0\)"):
+        load(path)
+
+
 def test_an_array_that_claims_more_than_the_file_has_is_not_allocated(path):
     opt, _ = trained()
     opt.save(path)
