@@ -30,6 +30,7 @@ MODULES = (
     "subnormal",
     "sparse",
     "checkpoint",
+    "embedding",
     "memory",
     "dense",
 )

@@ -28,6 +28,7 @@ from benchmarks import (
     report,
 )
 from benchmarks import shapes as real_shapes
+from benchmarks.embedding import Outer
 from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target, run
 from benchmarks.sparse_peers import NumPyRows, OursRows
 
@@ -208,6 +209,13 @@ def test_dense_contestants_pass_the_check_once(
 ) -> None:
     problem = problems.Dense([(70, 1000), (3,)], np.dtype(dtype).name, variant)
     contestant = peers.enter(peer(problem), problem, 1)
+    assert contestant.check() is None
+    assert contestant.check() is not None, "two steps more make another result"
+
+
+@pytest.mark.parametrize("way", ["fused", "then_apply_gradients", "then_kernels"])
+def test_fused_contestants_pass_the_check_once(way: str) -> None:
+    contestant = getattr(Outer(70, n_threads=2), way)()
     assert contestant.check() is None
     assert contestant.check() is not None, "two steps more make another result"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from venvs import ROOT, create_venv, run
+from venvs import ROOT, create_venv, install, run
 
 PAGES = ROOT / "docs" / "embedding"
 # What pages ask pip for beside the wheel; here one environment has it all.
@@ -78,14 +78,12 @@ def venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create_venv(tmp_path_factory.mktemp("embedding") / "venv", wheel, *TOOLS)
 
 
-def install(command: str, wheel: Path, folder: Path, path: str) -> None:
-    """Run a page's pip with this wheel in place of the released one."""
-    assert command.startswith("python -m pip install rmsprop-fast")
-    own = command.replace("rmsprop-fast", str(wheel)).replace(
-        "install", "install -q", 1
-    )
+def follow_pip(command: str, wheel: Path, venv: Path) -> None:
+    """Install what a page asks for, with this wheel in place of the released one."""
+    begin = "python -m pip install rmsprop-fast"
+    assert command.startswith(begin)
     try:
-        run("bash", "-ec", own, cwd=folder, PATH=path)
+        install(venv, wheel, *command.removeprefix(begin).split())
     except AssertionError as error:
         if "No matching distribution found for numba" in str(error):
             pytest.skip("no Numba for this Python yet")
@@ -102,7 +100,7 @@ def test_following_the_page_prints_what_it_shows(
     exported = "true"
     for command, expected in section.commands:
         if " -m pip " in command:
-            install(command, wheel, tmp_path, path)
+            follow_pip(command, wheel, venv)
         elif command.startswith("export "):
             exported = command
         else:

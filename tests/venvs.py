@@ -83,12 +83,17 @@ def repair(wheel: Path, folder: Path) -> Path:
 def create_venv(folder: Path, *requirements: str | Path) -> Path:
     """Create an environment in `folder`, install there, and return `folder`."""
     run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
-    run(
-        *(python(folder), "-m", "pip", "install", "--quiet"),
-        *("--disable-pip-version-check", *requirements),
-        cwd=folder.parent,
-    )
+    install(folder, *requirements)
     return folder
+
+
+def install(venv: Path, *requirements: str | Path) -> None:
+    """Install into an environment; byte code is compiled when it is needed."""
+    run(
+        *(python(venv), "-m", "pip", "install", "--quiet", "--no-compile"),
+        *("--disable-pip-version-check", *requirements),
+        cwd=venv.parent,
+    )
 
 
 def python(venv: Path) -> Path:

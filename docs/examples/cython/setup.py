@@ -15,4 +15,4 @@ factorise = Extension(
         "-fno-trapping-math",
     ],
 )
-setup(ext_modules=cythonize(factorise))
+setup(ext_modules=cythonize(factorise, quiet=True))
