@@ -99,13 +99,14 @@ class Outer:
 
     def then_kernels(self) -> Contestant:
         param, rms, grad = self.zeros(3)
-        update = partial(
-            kernels.function("rmsprop_dense_f32"),
-            *(array.ctypes.data for array in (param, grad, rms)),
-            *(0, 0, self.size, LEARNING_RATE, RHO, 0.0, EPSILON),
-            *(1.0, 1.0, math.inf, 1, self.n_threads),
-        )
-        return self.apart(grad, param, lambda: kernels.check(update()))
+        function = kernels.function("rmsprop_dense_f32")
+        scalars = LEARNING_RATE, RHO, 0.0, EPSILON, 1.0, 1.0, math.inf, 1
+
+        def update() -> None:  # it keeps the arrays: an address would not
+            where = (array.ctypes.data for array in (param, grad, rms))
+            kernels.check(function(*where, 0, 0, self.size, *scalars, self.n_threads))
+
+        return self.apart(grad, param, update)
 
     def apart(
         self, grad: Array, param: Array, update: Callable[[], object]

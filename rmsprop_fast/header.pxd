@@ -33,9 +33,11 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
         double *param, double grad, double *rms, double *mg, double *mom,
         rmsprop_coef_f64 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
 
+    # Duplicate rows are summed in runs of so many.
+    enum: RMSPROP_SUM_RUN
+
     # Loops over elements that lie side by side, and over rows of a table. The flags are
     # literals here too. rows_span: rows are ascending; -1, or the first bad position.
-    enum: RMSPROP_SUM_RUN
     void rmsprop_dense_span_f32(
         rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
         rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n,

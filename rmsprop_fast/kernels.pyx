@@ -398,7 +398,7 @@ def function(name):
     -------
     ctypes function
         It takes addresses (``array.ctypes.data``) for pointers, 0 for NULL, and lets go
-        of the GIL. Numba calls it in compiled code.
+        of the GIL. Numba calls it in compiled code. An address keeps no array alive.
 
     Raises
     ------
