@@ -407,7 +407,7 @@ def run(script: str, **environment: str) -> list[str]:
 @needs_linux
 @needs_openmp
 def test_num_threads_is_taken_literally_for_large_work() -> None:
-    # libgomp keeps its idle threads, which can be counted; surplus ones end on their own.
+    # libgomp keeps its idle threads, which can be counted. Surplus ones take a while.
     script = "train(5, 100); print(threads()); train(5); print(threads())"
     script += """
 train(2)
