@@ -47,7 +47,7 @@ ISA_FLAGS = {
 # The compiled modules beside the loops.
 MODULES = [
     *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
-    *("cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
+    *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
 ]
 
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}

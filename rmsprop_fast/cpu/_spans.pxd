@@ -1,7 +1,11 @@
 # The table of serial loops that each ISA's copy of _loops.pxi hands over.
 
+from libc.stdint cimport int64_t
+
 from rmsprop_fast.cpu._sort cimport Occurrence32
-from rmsprop_fast.header cimport rmsprop_coef_f32, rmsprop_coef_f64
+from rmsprop_fast.header cimport (
+    rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+)
 
 cdef enum:
     SPANS_VERSION = 3
@@ -23,6 +27,21 @@ cdef enum:  # index into each pair of functions, and of a task's dtype
 ctypedef struct Coef:
     rmsprop_coef_f32 f32
     rmsprop_coef_f64 f64
+    const rmsprop_idle_f32 *idle_f32  # what rows catch up by; NULL: no row is counted
+    const rmsprop_idle_f64 *idle_f64
+
+# How many steps a variable has made, how many of them every row has, and how many a
+# row has. The larger of the last two counts, so a dense step need not write them all.
+ctypedef struct Counts:
+    int64_t *steps      # one of a variable, shared with slots.py
+    int64_t *all_rows   # likewise
+    int64_t *row        # one for each row; NULL: rows are not counted
+
+
+cdef inline int64_t missed_steps(const Counts *counts, Py_ssize_t row) noexcept nogil:
+    """Return how many steps a row has yet to catch up."""
+    return counts.steps[0] - max(counts.row[row], counts.all_rows[0])
+
 
 # Rows to update, each from one row of values; each row is one aligned run.
 ctypedef struct Rows:
@@ -39,12 +58,22 @@ ctypedef struct Rows:
     Py_ssize_t n                  # rows to update
     Py_ssize_t n_known            # occurrences that may be prefetched, >= n
     Py_ssize_t ahead              # how many ahead to prefetch
+    Counts counts
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     void RMSPROP_PREFETCH(const void *address)
 
 cdef enum:
     CACHE_LINE = 64  # bytes
+
+
+cdef inline void prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
+    """Ask for every line of a row; it need not begin at a line's start."""
+    cdef Py_ssize_t offset = 0
+    while offset < n_bytes:
+        RMSPROP_PREFETCH(start + offset)
+        offset += CACHE_LINE
+    RMSPROP_PREFETCH(start + n_bytes - 1)
 
 
 cdef inline void prefetch_line(
@@ -73,6 +102,8 @@ cdef inline void prefetch_row(
         offset += CACHE_LINE
     # A row need not begin at a line's start.
     prefetch_line(r, k, r.slot_stride - 1, centered, momentum)
+    if r.counts.row != NULL:
+        RMSPROP_PREFETCH(&r.counts.row[r.occurrences[k].row])
 
 
 # All arrays are contiguous, aligned runs of n elements that do not overlap.
@@ -93,6 +124,12 @@ ctypedef struct Spans:
         void *out, const void *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
     # The sum of squares of one block, n <= NORM_BLOCK, in double.
     double (*sum_of_squares[2])(const void *grad, Py_ssize_t n) noexcept nogil
+    # How many elements of one block are infinite or no number.
+    double (*count_nonfinite[2])(const void *grad, Py_ssize_t n) noexcept nogil
+    # So many steps with a zero gradient; mg and mom as the variant says.
+    void (*catch_up[2])(
+        void *param, void *rms, void *mg, void *mom, Py_ssize_t n, const Coef *coef,
+        int64_t steps, int variant) noexcept nogil
 
 # The table in use.
 cdef const Spans *spans

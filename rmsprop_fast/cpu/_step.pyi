@@ -7,6 +7,9 @@ from rmsprop_fast.cpu._extents import Extents
 
 _Array = np.ndarray[Any, Any]
 
+REFUSED: int
+NOT_FINITE: int
+
 def set_serial_below(work: int) -> int: ...
 def clipped(
     grads: list[_Array],
@@ -34,6 +37,9 @@ class Step:
         rms: _Array | None,
         momentum: _Array | None,
         mg: _Array | None,
+        steps: _Array | None = ...,
+        row_steps: _Array | None = ...,
+        decays: bool = ...,
     ) -> None: ...
     def update(
         self,
@@ -49,4 +55,15 @@ class Step:
         grad_factor: float = ...,
         num_threads: int | None = ...,
         overlaps_checked: bool = ...,
+        weight_decay: float = ...,
+        check_finite: bool = ...,
     ) -> int: ...
+    def catch_up(
+        self,
+        indices: list[int],
+        rows: _Array | None,
+        variant: int,
+        rho: float,
+        momentum: float,
+        num_threads: int | None = ...,
+    ) -> bool: ...

@@ -11,6 +11,12 @@
  *   rmsprop_grad_span_T(...)   gradients as the update sees them
  *   rmsprop_in_T, _out_T       pointers that promise not to overlap
  *
+ * The closed form of many updates by a zero gradient:
+ *
+ *   rmsprop_idle_T             the factors of k such updates
+ *   rmsprop_idle_powers_T(...) their preparation, rmsprop_idle_steps_T(...) for any k
+ *   rmsprop_catch_up_T(...)    all of them, on one element
+ *
  * Fused with the gradient, which then never goes through memory:
  *
  *   const rmsprop_coef_f32 c =
@@ -76,6 +82,7 @@
 #define RMSPROP_SMALLEST_NORMAL 1.17549435082228750797e-38f
 #include "rmsprop_element_body.h"
 #include "rmsprop_span_body.h"
+#include "rmsprop_catch_up_body.h"
 #undef RMSPROP_REAL
 #undef RMSPROP_NAME
 #undef RMSPROP_SQRT
@@ -90,6 +97,7 @@
 #define RMSPROP_SMALLEST_NORMAL 2.22507385850720138309e-308
 #include "rmsprop_element_body.h"
 #include "rmsprop_span_body.h"
+#include "rmsprop_catch_up_body.h"
 #undef RMSPROP_REAL
 #undef RMSPROP_NAME
 #undef RMSPROP_SQRT
