@@ -31,6 +31,8 @@ MODULES = (
     "sparse",
     "checkpoint",
     "embedding",
+    "catch_up",
+    "options",
     "memory",
     "dense",
 )

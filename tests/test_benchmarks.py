@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ pytest.importorskip("benchmarks", reason="the checkout's benchmarks are not here
 from benchmarks import __main__ as cli
 from benchmarks import (
     baseline,
+    catch_up,
     checkpoint,
     dense,
     limits,
     memory,
     native,
+    options,
     peers,
     problems,
     report,
@@ -239,6 +242,22 @@ def test_checkpoint_contestants_bring_the_state_back(
     built = {name: build() for name, build in entries([(64,), (3, 2)])}
     assert OURS in built
     assert {name: one.check() for name, one in built.items()} == dict.fromkeys(built)
+
+
+def test_rows_that_catch_up_pass_the_check_that_lazy_ones_do_not() -> None:
+    # Without momentum two steps from zero move rows alike.
+    variant = problems.Variant("made up", momentum=0.9, catch_up=True)
+    problem = problems.Sparse(2000, 8, 500, variant=variant)
+    assert peers.enter(catch_up.CaughtUp(problem), problem, 1).check() is None
+    lazy = problems.Sparse(2000, 8, 500, variant=replace(variant, catch_up=False))
+    assert peers.enter(OursRows(lazy), lazy, 1).check() is None
+    assert peers.enter(OursRows(lazy), problem, 1).check() is not None
+
+
+@pytest.mark.parametrize("option", options.OPTIONS)
+def test_options_pass_the_check(option: str) -> None:
+    contestants = options.contestants(option, 5000, EFFORT)
+    assert [build().check() for _, build in contestants] == [None, None]
 
 
 def test_a_changed_row_outside_the_batch_is_found() -> None:
