@@ -44,10 +44,10 @@ ISA_FLAGS = {
     ],
 }
 
-# The compiled modules beside the loops, in rmsprop_fast/cpu.
+# The compiled modules beside the loops.
 MODULES = [
-    *("_platform", "_spans", "_layout", "_gradients", "_sort", "_tasks"),
-    *("_extents", "_step"),
+    *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
+    *("cpu._tasks", "cpu._extents", "cpu._step", "estimators._train"),
 ]
 
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}
@@ -77,7 +77,8 @@ def isas():
 
 def headers():
     """Return the files that compiled modules include."""
-    folders = Path(INCLUDE, PACKAGE), Path(PACKAGE), Path(PACKAGE, "cpu")
+    rooms = Path(PACKAGE), Path(PACKAGE, "cpu"), Path(PACKAGE, "estimators")
+    folders = Path(INCLUDE, PACKAGE), *rooms
     files = [path for folder in folders for path in folder.iterdir()]
     return [str(path) for path in files if path.suffix in (".h", ".pxd", ".pxi")]
 
@@ -90,16 +91,21 @@ def extensions():
         "depends": ["setup.py", *headers()],
     }
     rows = [
-        Extension(f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common)
+        Extension(
+            f"{PACKAGE}.{name}",
+            [f"{PACKAGE}/{name.replace('.', '/')}.pyx"],
+            **common,
+        )
         for name in MODULES
     ]
     for isa in isas():
-        name = f"_loops_{isa}"
-        row = Extension(
-            f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common
-        )
-        row.extra_compile_args = list(ISA_FLAGS[isa])
-        rows.append(row)
+        for room in ("cpu", "estimators"):
+            name = f"_loops_{isa}"
+            row = Extension(
+                f"{PACKAGE}.{room}.{name}", [f"{PACKAGE}/{room}/{name}.pyx"], **common
+            )
+            row.extra_compile_args = list(ISA_FLAGS[isa])
+            rows.append(row)
     return rows
 
 

@@ -1,0 +1,12 @@
+"""scikit-learn estimators trained by row-sparse RMSprop."""
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'the estimators need: pip install "rmsprop-fast[sklearn]"'
+    ) from error
+
+from rmsprop_fast.estimators.linear import RMSpropClassifier, RMSpropRegressor
+
+__all__ = ["RMSpropClassifier", "RMSpropRegressor"]
