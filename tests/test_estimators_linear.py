@@ -13,8 +13,9 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from estimator_problems import assert_same_model, sparse_problem
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array, csr_matrix, random_array
+from scipy.sparse import csr_array, csr_matrix
 from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -32,7 +33,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from rmsprop_fast import IndexedSlices, RMSprop, schedules
-from rmsprop_fast.cpu import dispatch
 from rmsprop_fast.estimators import RMSpropClassifier, RMSpropRegressor, _train
 
 ESTIMATORS = [RMSpropClassifier, RMSpropRegressor]
@@ -45,35 +45,6 @@ def estimator(request: pytest.FixtureRequest) -> type:
     return request.param
 
 
-@pytest.fixture
-def any_batch_is_shared() -> Iterator[None]:
-    """Let even the smallest mini-batch start a team."""
-    before = _train.set_serial_below(0)
-    yield
-    _train.set_serial_below(before)
-
-
-@pytest.fixture(params=dispatch.available())
-def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test with each instruction set's training loops."""
-    _train.use(request.param)
-    yield request.param
-    _train.use(dispatch.ISA)
-
-
-def sparse_problem(
-    n_samples: int = 120,
-    n_features: int = 60,
-    n_classes: int = 3,
-    dtype: Any = np.float64,
-) -> tuple[csr_array, Array]:
-    """Return samples with few features each, and classes that depend on them."""
-    rng = np.random.default_rng(8)
-    X = random_array((n_samples, n_features), density=0.1, format="csr", rng=rng)
-    scores = X @ rng.normal(size=(n_features, n_classes))
-    return csr_array(X.astype(dtype)), scores.argmax(axis=1)
-
-
 def targets_for(estimator: type, X: Any, y: Array) -> Array:
     """Return y, or numbers for a regressor."""
     if estimator is RMSpropClassifier:
@@ -84,13 +55,6 @@ def targets_for(estimator: type, X: Any, y: Array) -> Array:
 def cancer() -> tuple[Array, Array]:
     X, y = load_breast_cancer(return_X_y=True)
     return StandardScaler().fit_transform(X), y
-
-
-def assert_same_model(one: Any, other: Any) -> None:
-    assert_array_equal(one.coef_, other.coef_)
-    assert_array_equal(one.intercept_, other.intercept_)
-    assert one.coef_.dtype == other.coef_.dtype
-    assert one.loss_curve_ == other.loss_curve_
 
 
 # --- scikit-learn's own checks -------------------------------------------------------
@@ -271,7 +235,7 @@ def test_threads_do_not_change_the_result(
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "penalty", "all-slots"])
 def test_instruction_sets_do_not_change_the_result(
-    loops: str, settings: dict[str, Any], dtype: type
+    training_isa: str, settings: dict[str, Any], dtype: type
 ) -> None:
     X, y = sparse_problem(dtype=dtype, n_classes=17)
     model = RMSpropClassifier(max_iter=3, tol=None, random_state=0, **settings)

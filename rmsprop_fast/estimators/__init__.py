@@ -7,6 +7,15 @@ except ImportError as error:
         'the estimators need: pip install "rmsprop-fast[sklearn]"'
     ) from error
 
+from rmsprop_fast.estimators.factorization import (
+    FactorizationMachineClassifier,
+    FactorizationMachineRegressor,
+)
 from rmsprop_fast.estimators.linear import RMSpropClassifier, RMSpropRegressor
 
-__all__ = ["RMSpropClassifier", "RMSpropRegressor"]
+__all__ = [
+    "FactorizationMachineClassifier",
+    "FactorizationMachineRegressor",
+    "RMSpropClassifier",
+    "RMSpropRegressor",
+]

@@ -43,10 +43,10 @@ class RMSpropClassifier(TableClassifier, _Linear):
         a linear support vector machine; a smooth hinge that tolerates outliers. The
         latter two train one class against the rest.
     learning_rate : float, schedule or callable, default 0.01
-        Size of a step: a parameter with a steady gradient moves by so much, in
-        log odds per unit of the feature. A
-        schedule of `rmsprop_fast.schedules` is given the number of mini-batches so far;
-        a callable takes no argument and is called for each.
+        Size of a step: a parameter with a steady gradient moves by so much, in log odds
+        per unit of the feature. A schedule of `rmsprop_fast.schedules` is given the
+        number of mini-batches so far; a callable takes no argument and is called for
+        each.
     rho : float, default 0.9
         Weight of the past in the running mean of squared gradients, in [0, 1).
     momentum : float, default 0.0
@@ -103,7 +103,7 @@ class RMSpropClassifier(TableClassifier, _Linear):
     intercept_ : ndarray, shape (1,) or (n_classes,)
         Intercepts.
     n_iter_ : int
-        Epochs since the parameters were zero.
+        Epochs since the parameters had their first values.
     loss_curve_ : list of float
         Mean loss over the samples of each epoch, as they were met; without penalty.
     validation_scores_ : list of float
@@ -224,10 +224,10 @@ class RMSpropRegressor(TableRegressor, _Linear):
         Half the squared error; squared up to `delta`, linear beyond; zero up to
         `delta`, linear beyond.
     learning_rate : float, schedule or callable, default 0.01
-        Size of a step: a parameter with a steady gradient moves by so much, in
-        standard deviations of y per unit of the feature. A
-        schedule of `rmsprop_fast.schedules` is given the number of mini-batches so far;
-        a callable takes no argument and is called for each.
+        Size of a step: a parameter with a steady gradient moves by so much, in standard
+        deviations of y per unit of the feature. A schedule of `rmsprop_fast.schedules`
+        is given the number of mini-batches so far; a callable takes no argument and is
+        called for each.
     rho : float, default 0.9
         Weight of the past in the running mean of squared gradients, in [0, 1).
     momentum : float, default 0.0
@@ -282,7 +282,7 @@ class RMSpropRegressor(TableRegressor, _Linear):
     intercept_ : ndarray, shape (1,)
         Intercept, unit of y.
     n_iter_ : int
-        Epochs since the parameters were zero.
+        Epochs since the parameters had their first values.
     loss_curve_ : list of float
         Mean loss over the samples of each epoch, as they were met; without penalty,
         in the loss's unit (of y, or its square).
