@@ -12,10 +12,13 @@ from rmsprop_fast.estimators.factorization import (
     FactorizationMachineRegressor,
 )
 from rmsprop_fast.estimators.linear import RMSpropClassifier, RMSpropRegressor
+from rmsprop_fast.estimators.mlp import RMSpropMLPClassifier, RMSpropMLPRegressor
 
 __all__ = [
     "FactorizationMachineClassifier",
     "FactorizationMachineRegressor",
     "RMSpropClassifier",
+    "RMSpropMLPClassifier",
+    "RMSpropMLPRegressor",
     "RMSpropRegressor",
 ]
