@@ -139,7 +139,7 @@ def test_it_learns_as_well_as_with_adam() -> None:
         .score(test, asked)
         for estimator in (RMSpropMLPClassifier, MLPClassifier)
     ]
-    assert scores[0] > 0.93
+    assert scores[0] > 0.9
     assert scores[0] > scores[1] - 0.02
 
 
