@@ -298,10 +298,10 @@ cdef inline void add_scaled(real *out, const real *w, real x, Py_ssize_t n) noex
 
 
 cdef inline void predict_sample(
-    real *z, const Model *m, const Batch *b, Py_ssize_t i,
+    real *z, const Model *m, const Batch *b, Py_ssize_t i, const bint narrow,
 ) noexcept nogil:
     """Sum the linear part of sample i."""
-    cdef Py_ssize_t p, end = b.sample_start[i + 1], n = m.n_outputs
+    cdef Py_ssize_t p, end = b.sample_start[i + 1], n = 1 if narrow else m.n_outputs
     cdef Py_ssize_t n_bytes = n * sizeof(real)
     memset(z, 0, n_bytes)
     for p in range(b.sample_start[i], end):
@@ -345,7 +345,10 @@ cdef void predict_samples(
     cdef real *z
     for i in range(begin, end):
         z = <real *> b.z + i * m.n_outputs
-        predict_sample(z, m, b, i)
+        if m.n_outputs == 1:
+            predict_sample(z, m, b, i, True)
+        else:
+            predict_sample(z, m, b, i, False)
         if m.n_factors:
             add_interactions(
                 z, <real *> b.factor_sum + i * n,
@@ -386,9 +389,11 @@ cdef void predict_and_differentiate(
 
 cdef inline void gradient_of_row(
     real *grad, const Model *m, const Batch *b, Py_ssize_t i, Py_ssize_t n,
+    const bint narrow,
 ) noexcept nogil:
     """Sum the gradient of the batch's i-th row over the samples that have it."""
     cdef Py_ssize_t p, k, f, n_factors = m.n_factors, sample
+    cdef Py_ssize_t linear = 1 if narrow else m.n_outputs
     cdef real x, dx
     cdef const real *d
     cdef const real *v = <const real *> b.row[i] + m.n_outputs
@@ -397,9 +402,9 @@ cdef inline void gradient_of_row(
     for p in range(b.row_start[i], b.row_start[i + 1]):
         sample = b.sample[p]
         x = (<real *> b.by_row)[p]
-        d = <const real *> b.z + sample * m.n_outputs
-        add_scaled(grad, d, x, m.n_outputs)
-        if n == m.n_outputs:
+        d = <const real *> b.z + sample * linear
+        add_scaled(grad, d, x, linear)
+        if narrow or n == linear:
             continue
         # Rendle 2010, equation 4: x_j (sum of v x) - v_j x_j^2.
         total = <const real *> b.factor_sum + sample * m.n_outputs * n_factors
@@ -409,18 +414,29 @@ cdef inline void gradient_of_row(
                 grad[m.n_outputs + f] += dx * (total[f] - x * v[f])
 
 
-cdef void update_rows(
-    real *tag, const Model *m, Batch *b, Py_ssize_t begin, Py_ssize_t end, int thread,
+cdef inline void _update_rows(
+    real *tag, const Model *m, Batch *b, Py_ssize_t begin, Py_ssize_t end,
+    real *grad, const bint narrow,
 ) noexcept nogil:
+    """Called with literal `narrow`: rows of one element have no loop over it."""
     cdef Py_ssize_t i, j, n
-    cdef real *grad = <real *> b.scratch + thread * m.width
     for i in range(begin, end):
         if i + AHEAD < end:
             prefetch_row(tag, m, b.feature[i + AHEAD])
         j = b.feature[i]
-        n = used_width(m, j)
-        gradient_of_row(grad, m, b, i, n)
+        n = 1 if narrow else used_width(m, j)
+        gradient_of_row(grad, m, b, i, n, narrow)
         update_row(<real *> b.row[i], grad, j * m.width, n, m)
+
+
+cdef void update_rows(
+    real *tag, const Model *m, Batch *b, Py_ssize_t begin, Py_ssize_t end, int thread,
+) noexcept nogil:
+    cdef real *grad = <real *> b.scratch + thread * m.width
+    if m.width == 1:
+        _update_rows(tag, m, b, begin, end, grad, True)
+    else:
+        _update_rows(tag, m, b, begin, end, grad, False)
 
 
 cdef inline Py_ssize_t share(Py_ssize_t n, int part, int parts) noexcept nogil:

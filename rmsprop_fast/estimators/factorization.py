@@ -156,7 +156,7 @@ class FactorizationMachineClassifier(TableClassifier, _FactorizationMachine):
         The best of them. Only with early stopping.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray, shape (n_features_in_,)
+    feature_names_in_ : ndarray, shape (n_features,)
         Names of the features, if X had any.
 
     See Also
@@ -338,7 +338,7 @@ class FactorizationMachineRegressor(TableRegressor, _FactorizationMachine):
         The best of them. Only with early stopping.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray, shape (n_features_in_,)
+    feature_names_in_ : ndarray, shape (n_features,)
         Names of the features, if X had any.
 
     See Also

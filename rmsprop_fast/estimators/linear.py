@@ -112,7 +112,7 @@ class RMSpropClassifier(TableClassifier, _Linear):
         The best of them. Only with early stopping.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray, shape (n_features_in_,)
+    feature_names_in_ : ndarray, shape (n_features,)
         Names of the features, if X had any.
 
     See Also
@@ -292,7 +292,7 @@ class RMSpropRegressor(TableRegressor, _Linear):
         The best of them. Only with early stopping.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray, shape (n_features_in_,)
+    feature_names_in_ : ndarray, shape (n_features,)
         Names of the features, if X had any.
 
     See Also
