@@ -327,7 +327,6 @@ def contestants(n_threads: int) -> dict[str, list[Contestant]]:
                 RMSpropMLPClassifier,
                 each(learning_rate_init=rates),
                 **wide,
-                **ours,
             ),
             ByEpoch(
                 "MLPClassifier, adam",

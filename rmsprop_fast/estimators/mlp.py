@@ -92,7 +92,7 @@ class _RMSpropMLP:
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
-        num_threads: int | None = None,
+        num_threads: int | None = 1,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -177,8 +177,10 @@ class RMSpropMLPClassifier(_RMSpropMLP, MLPClassifier):
         In [0, 1); used with early stopping.
     n_iter_no_change : int, default 10
         See `tol`.
-    num_threads : int, optional
-        Threads of the updates; see `rmsprop_fast.Optimizer`.
+    num_threads : int or None, default 1
+        Threads of the updates; None is what `rmsprop_fast.Optimizer` chooses. More than
+        one seldom pays: the products before and after run on threads of the BLAS, and
+        two teams that wait by spinning take the cores from each other.
 
     See Also
     --------
@@ -253,8 +255,10 @@ class RMSpropMLPRegressor(_RMSpropMLP, MLPRegressor):
         In [0, 1); used with early stopping.
     n_iter_no_change : int, default 10
         See `tol`.
-    num_threads : int, optional
-        Threads of the updates; see `rmsprop_fast.Optimizer`.
+    num_threads : int or None, default 1
+        Threads of the updates; None is what `rmsprop_fast.Optimizer` chooses. More than
+        one seldom pays: the products before and after run on threads of the BLAS, and
+        two teams that wait by spinning take the cores from each other.
 
     See Also
     --------
