@@ -223,6 +223,8 @@ cdef inline Variable _variable(
     v.rms = <char *> rms
     v.mg = <char *> mg
     v.mom = <char *> mom
+    v.counts.row = NULL  # every step touches all rows, or leaves the others as they are
+    v.decays = True      # by `keep`
     return v
 
 

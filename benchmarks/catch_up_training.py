@@ -3,7 +3,7 @@
 Softmax regression from a place's name to its country, as in the demo, with momentum.
 Every run sees the same mini-batches.
 
-    python docs/examples/catch_up.py          print the table, draw the plot
+    python -m benchmarks.catch_up_training    print the table, draw the plot
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rmsprop_fast import RMSprop
 from rmsprop_fast.demo import BATCH_SIZE, SEED, Model, Places, gradients, load_places
 
-PNG = Path(__file__).parent.parent / "images" / "catch_up.png"
+PNG = Path(__file__).parents[1] / "docs" / "images" / "catch_up.png"
 MOMENTUM = 0.99
 RATES = (0.00003, 0.0001, 0.0003)
 DENSE_STEPS = 30  # compared with steps whose gradient is as large as the table
