@@ -50,6 +50,9 @@ MODULES = [
     *("_extents", "_step"),
 ]
 
+# And in rmsprop_fast/gpu: no part of it needs CUDA to be built.
+GPU_MODULES = ["_plan"]
+
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}
 OPENMP_PROBE = """\
 #include <omp.h>
@@ -78,6 +81,7 @@ def isas():
 def headers():
     """Return the files that compiled modules include."""
     folders = Path(INCLUDE, PACKAGE), Path(PACKAGE), Path(PACKAGE, "cpu")
+    folders += (Path(PACKAGE, "gpu"),)
     files = [path for folder in folders for path in folder.iterdir()]
     return [str(path) for path in files if path.suffix in (".h", ".pxd", ".pxi")]
 
@@ -92,6 +96,10 @@ def extensions():
     rows = [
         Extension(f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common)
         for name in MODULES
+    ]
+    rows += [
+        Extension(f"{PACKAGE}.gpu.{name}", [f"{PACKAGE}/gpu/{name}.pyx"], **common)
+        for name in GPU_MODULES
     ]
     for isa in isas():
         name = f"_loops_{isa}"

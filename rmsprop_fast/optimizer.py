@@ -11,8 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rmsprop_fast import schedules, threads, validation
+from rmsprop_fast import backends, schedules, threads, validation
 from rmsprop_fast.cpu._step import Step, clipped
+from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots, initial
@@ -92,7 +93,12 @@ class Optimizer:
     def _mirror(self) -> None:
         """Build the compiled step's picture of the slots."""
         slots = self._slots
-        self._step = Step(slots.by_key, slots.extents, slots.iterations, self._silent)
+        self._devices: Any = None
+        self._step: Any = Step(
+            slots.by_key, slots.extents, slots.iterations, self._silent
+        )
+        if isinstance(self._hyper.get("learning_rate"), DeviceScalar):
+            self._use_devices()
         if not slots.is_restored:
             self._bind_step(range(len(slots.variables)))
 
@@ -100,6 +106,8 @@ class Optimizer:
         for index in indices:
             var = self._slots.variables[index]
             assert var is not None  # only a restored state has none, and binds all
+            if backends.is_on_device(var):
+                self._use_devices()
             self._step.bind(
                 index,
                 var,
@@ -108,19 +116,47 @@ class Optimizer:
                 self._slots.get(index, "mg"),
             )
 
+    def _use_devices(self) -> None:
+        """From now on a step looks for arrays on devices, too."""
+        from rmsprop_fast.gpu.step import DeviceStep
+
+        if not isinstance(self._step, DeviceStep):
+            self._devices = DeviceStep(self._step, self._slots, self._silent)
+            self._step = self._devices
+
+    def check(self) -> None:
+        """Wait for the devices, and raise what steps there have found.
+
+        A step on a device is launched and not waited for. That it met a row out of
+        range comes to light in the next call that looks, such as `apply_gradients`, or
+        here. Without variables on devices there is nothing to wait for.
+
+        Raises
+        ------
+        IndexError
+            A row was out of range. That step, and those after it, changed nothing on
+            its device; `iterations` is what it was before.
+        """
+        with self._lock:
+            if self._devices is not None:
+                self._devices.check()
+
     # --- Hyperparameters --------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
         if name != "learning_rate" and isinstance(value, LearningRateSchedule):
             validation.no_schedule(name, value)
-        if not callable(value):
+        if name == "learning_rate" and backends.is_on_device(value):
+            value = DeviceScalar(name, value)
+            self._use_devices()
+        elif not callable(value):
             value = self._ranges[name](name, value)
         self._hyper[name] = value
 
-    def _get_hyper(self, name: str) -> float:
+    def _get_hyper(self, name: str) -> Any:
         """Return the number that the next step would use, before decay."""
         value = self._hyper[name]
-        if type(value) is float:
+        if type(value) is float or isinstance(value, DeviceScalar):
             return value
         if isinstance(value, LearningRateSchedule):
             return self._ranges[name](f"{name}(step)", value(self.iterations))
@@ -128,11 +164,16 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float | LearningRateSchedule:
-        """The learning rate, in units of `var` per step; a schedule comes as itself."""
+        """The learning rate, in units of `var` per step.
+
+        A schedule comes as itself, and so does a 0-d CuPy array.
+        """
         value = self._hyper["learning_rate"]
         if isinstance(value, LearningRateSchedule):
             return value
-        return self._get_hyper("learning_rate")
+        if isinstance(value, DeviceScalar):
+            return value.array  # type: ignore[no-any-return]
+        return self._get_hyper("learning_rate")  # type: ignore[no-any-return]
 
     @learning_rate.setter
     def learning_rate(self, value: Hyperparameter | LearningRateSchedule) -> None:
@@ -150,13 +191,13 @@ class Optimizer:
     @property
     def decay(self) -> float:
         """The learning rate is divided by ``1 + decay*iterations``; 0 is off."""
-        return self._get_hyper("decay")
+        return float(self._get_hyper("decay"))
 
     @decay.setter
     def decay(self, value: Hyperparameter) -> None:
         self._set_hyper("decay", value)
 
-    def _learning_rate_now(self) -> float:
+    def _learning_rate_now(self) -> Any:
         """Return the learning rate of the next step, schedule and decay included."""
         rate = self._get_hyper("learning_rate")
         decay = self._get_hyper("decay")
@@ -226,7 +267,7 @@ class Optimizer:
 
     # --- What a subclass adds ---------------------------------------------------------
 
-    def _scalars(self) -> tuple[int, float, float, float, float]:
+    def _scalars(self) -> tuple[int, Any, float, float, float]:
         """Return the next step's variant, learning rate, rho, momentum and epsilon."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
@@ -299,14 +340,23 @@ class Optimizer:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = validation.pairs(pairs)
         to_bind, missing = validation.step(pairs, self._slots)
+        self._check_places([var for grad, var in pairs if grad is not None])
         if missing:
             self._warn_of_missing(missing)
         self._bind_step(self._slots.bind(to_bind, slot_names))
         return pairs
 
+    def _check_places(self, arrays: list[Array]) -> None:
+        """Refuse a step that would have to wait for a device."""
+        if self._clip["global_clipnorm"] is not None:
+            validation.one_place(arrays)
+        rate = self._hyper.get("learning_rate")
+        if isinstance(rate, DeviceScalar):
+            validation.rate_place(rate.array, arrays)
+
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
-            (var.__array_interface__["data"][0], var.shape, var.strides)
+            (backends.address(var), var.shape, var.strides)
             for var in missing
         )
         if key in self._silent:
@@ -340,6 +390,8 @@ class Optimizer:
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
             self._silent.clear()  # who was not bound is now a stranger
+            if self._devices is not None:
+                self._devices.compile(variant)
 
     def forget(self, var: Array) -> None:
         """Let go of a variable and its slots.
@@ -357,6 +409,7 @@ class Optimizer:
             `var` is the memory of a variable in another shape.
         """
         with self._lock:
+            self.check()
             self._slots.forget(self._index(var))
             self._mirror()
 
@@ -378,9 +431,9 @@ class Optimizer:
         value, grads = validation.loss_result(validation.loss(loss)())
         if callable(var_list):
             var_list = var_list()  # after the loss, as Keras does
-        if isinstance(var_list, np.ndarray):
+        if backends.is_array(var_list):
             var_list = [var_list]
-        if isinstance(grads, (np.ndarray, IndexedSlices)):
+        if backends.is_array(grads) or isinstance(grads, IndexedSlices):
             grads = [grads]
         return value, *validation.matched(grads, var_list)
 
@@ -446,7 +499,15 @@ class Optimizer:
         """
         value, grads, params = self._gradients(loss, params)
         arrays = validation.gradients(grads, params)
-        new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
+        self._check_places(arrays)
+        if any(map(backends.is_on_device, arrays)):
+            with self._lock:
+                self._use_devices()
+                new = self._devices.clipped(
+                    arrays, *self._bounds, 1.0, self._num_threads
+                )
+        else:
+            new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
         self.last_loss = value
         return [
             IndexedSlices(array, grad.indices.copy(), grad.dense_shape)
@@ -516,7 +577,7 @@ class Optimizer:
             slot = None if index is None else self._slots.get(index, slot_name)
             if slot is not None:
                 return slot
-            slot = initial(initializer, var.shape, var.dtype)
+            slot = backends.place(initial(initializer, var.shape, var.dtype), var)
             validation.new_slot(slot, var, self._slots)
             self._slots.bind([var], [])
             index = self._index(var)
@@ -626,12 +687,18 @@ class Optimizer:
 
         Returns
         -------
-        list of ndarray
+        list of numpy.ndarray
             Iterations (0-d int64), then every rms, every momentum and every mg in the
-            order of the variables.
+            order of the variables; what is on devices, copied to the host.
         """
         with self._lock:
-            return [np.array(array, subok=False) for array in self.weights]
+            self.check()
+            return [
+                array.get()
+                if backends.is_on_device(array)
+                else np.array(array, subok=False)
+                for array in self.weights
+            ]
 
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Copy arrays into the state.
@@ -648,10 +715,11 @@ class Optimizer:
             The number, a shape or a kind of dtype does not match; nothing was copied.
         """
         with self._lock:
+            self.check()
             new = validation.weights(self._name, weights, self.weights)
             # Copies first: an array of the caller's may be one of the live ones.
             for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
-                np.copyto(slot, array, casting="same_kind")
+                backends.copy_into(slot, array)
 
     # --- Configuration ----------------------------------------------------------------
 
@@ -666,8 +734,11 @@ class Optimizer:
         config = self._arguments()
         for name in self._hyper:
             value = getattr(self, name)
-            is_schedule = isinstance(value, LearningRateSchedule)
-            config[name] = schedules.serialize(value) if is_schedule else value
+            if isinstance(value, LearningRateSchedule):
+                value = schedules.serialize(value)
+            elif backends.is_on_device(value):
+                value = float(value.get())
+            config[name] = value
         return config
 
     def _arguments(self) -> dict[str, Any]:
@@ -716,8 +787,9 @@ class Optimizer:
         return cls(**config)
 
     def __getstate__(self) -> dict[str, Any]:
-        rebuilt = ("_lock", "_step", "_silent", "_slots")
+        rebuilt = ("_lock", "_step", "_devices", "_silent", "_slots")
         with self._lock:
+            self.check()
             state = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
             return {**state, "slots": self._slots.state()}
 

@@ -161,7 +161,7 @@ class RMSprop(Optimizer):
     def eps_in_sqrt(self, value: bool) -> None:
         self._flags["eps_in_sqrt"] = validation.flag("eps_in_sqrt", value)
 
-    def _scalars(self) -> tuple[int, float, float, float, float]:
+    def _scalars(self) -> tuple[int, Any, float, float, float]:
         momentum = self._get_hyper("momentum")
         variant = (
             CENTERED * self._flags["centered"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop_fast import validation
+from rmsprop_fast import backends, validation
 from rmsprop_fast.cpu._extents import Extents
 
 __all__ = ["INITIALIZERS", "Slots", "initial"]
@@ -43,11 +43,6 @@ def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
     return np.array(array, dtype=dtype, order="C", subok=False)
 
 
-def _own_view(var: Array) -> Array:
-    """Return a view whose shape stays when the caller's array is reshaped in place."""
-    return var.view(np.ndarray)
-
-
 def _own_copy(array: Array) -> Array:
     """Return an array that can be written and shares no memory with another object's.
 
@@ -79,12 +74,12 @@ class Slots:
     @staticmethod
     def key(var: Array) -> Any:
         """Return what identifies an array's memory; empty ones have none to share."""
-        address = var.__array_interface__["data"][0]
+        address = backends.address(var)
         return address if var.size else (address, var.shape)
 
     def find(self, var: Any) -> int | None:
         """Return the index of a bound variable."""
-        return self.by_key.get(self.key(var)) if isinstance(var, np.ndarray) else None
+        return self.by_key.get(self.key(var)) if backends.is_array(var) else None
 
     def get(self, index: int, name: str) -> Array | None:
         """Return one slot."""
@@ -121,7 +116,7 @@ class Slots:
             found = [self.find(var) for var in new]
             indices = [next(unbound) if i is None else i for i in found]
         created = [
-            (index, name, np.zeros(var.shape, var.dtype))
+            (index, name, backends.zeros_like(var))
             for name in names
             for index, var in zip(indices, new, strict=True)
             if index >= len(self._arrays) or name not in self._arrays[index]
@@ -146,20 +141,24 @@ class Slots:
 
     def _append(self, var: Array) -> None:
         self.by_key[self.key(var)] = len(self.variables)
-        self.variables.append(_own_view(var))
+        self.variables.append(backends.own_view(var))
         self.specs.append((var.shape, var.dtype))
         self._arrays.append({})
         self._take(var)
 
     def _take(self, array: Array) -> None:
         if array.size:
-            self.extents.add(*np.lib.array_utils.byte_bounds(array))
+            self.extents.add(*backends.bounds(array))
 
     def _rebind(self, new: Sequence[Array]) -> None:
         """Bind a restored state to `new`, which match it position by position."""
         self.is_restored = False
         for index, var in enumerate(new):
-            self.variables[index] = _own_view(var)
+            slots = self._arrays[index]
+            for name, array in slots.items():
+                slots[name] = backends.place(array, var)
+                self._take(slots[name])
+            self.variables[index] = backends.own_view(var)
             self.by_key[self.key(var)] = index
             self._take(var)
 
@@ -180,11 +179,14 @@ class Slots:
     # --- Saving -----------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the variables."""
+        """Return everything but the variables; what is on devices, on the host."""
         return {
             "iterations": int(self.iterations),
             "specs": list(self.specs),
-            "arrays": [dict(slots) for slots in self._arrays],
+            "arrays": [
+                {name: backends.as_numpy(array) for name, array in slots.items()}
+                for slots in self._arrays
+            ],
             "order": list(self._order),
             "is_closed": self.is_closed,
         }

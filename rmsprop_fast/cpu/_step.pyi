@@ -33,6 +33,7 @@ class Step:
         momentum: Array | None,
         mg: Array | None,
     ) -> None: ...
+    def hold_place(self, index: int) -> None: ...
     def update(
         self,
         pairs: list[Any],
