@@ -39,7 +39,7 @@ cdef class Table:
     cdef void *data
 
     def __init__(self, Py_ssize_t size):
-        self.array = np.empty(1, np.dtype((np.void, size)))
+        self.array = np.zeros(1, np.dtype((np.void, size)))
         self.data = cnp.PyArray_DATA(self.array)
 
 

@@ -761,7 +761,7 @@ __device__ __forceinline__ void run_norm_scales(const rmsprop_norm_scales &t)
 /* The tests define KERNEL beforehand, to list the kernels and to call them. */
 #ifndef KERNEL
 #define KERNEL(name, parameters)                                                         \
-    extern "C" __global__ void __launch_bounds__(RMSPROP_THREADS)                        \
+    extern "C" __global__ void __launch_bounds__(RMSPROP_THREADS, 2)                      \
         rmsprop_##name(const __grid_constant__ parameters t)
 #endif
 
