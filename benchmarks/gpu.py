@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target
 from benchmarks.peers import Peer, enter
 from benchmarks.problems import (
@@ -179,8 +177,8 @@ class TorchOnDevice(Peer):
         import cupy
         import torch
 
-        stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)
-        torch.cuda.set_stream(stream)
+        if pointer := cupy.cuda.get_current_stream().ptr:  # 0 is torch's default, too
+            torch.cuda.set_stream(torch.cuda.ExternalStream(pointer))
         self.tensors = [
             torch.zeros(shape, dtype=getattr(torch, problem.dtype.name), device="cuda")
             for shape in problem.shapes

@@ -65,7 +65,7 @@ def is_contiguous(array: Array) -> bool:
 
 
 def bounds(array: Array) -> tuple[int, int]:
-    """Return the addresses that the elements lie between, (0, 0) where there are none."""
+    """Return the addresses that the elements lie between; (0, 0) without any."""
     if not array.size:
         return 0, 0
     if isinstance(array, np.ndarray):

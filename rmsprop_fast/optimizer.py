@@ -20,7 +20,7 @@ from rmsprop_fast.slots import Slots, initial
 
 __all__ = ["Optimizer"]
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray or cupy.ndarray
 Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
 Hyperparameter = float | Callable[[], float]
@@ -153,11 +153,11 @@ class Optimizer:
             value = self._ranges[name](name, value)
         self._hyper[name] = value
 
-    def _get_hyper(self, name: str) -> Any:
+    def _get_hyper(self, name: str) -> float:
         """Return the number that the next step would use, before decay."""
-        value = self._hyper[name]
-        if type(value) is float or isinstance(value, DeviceScalar):
-            return value
+        value: Any = self._hyper[name]
+        if type(value) is float or type(value) is DeviceScalar:
+            return value  # type: ignore[return-value]  # it stands for a number
         if isinstance(value, LearningRateSchedule):
             return self._ranges[name](f"{name}(step)", value(self.iterations))
         return self._ranges[name](f"{name}()", value())
@@ -172,8 +172,8 @@ class Optimizer:
         if isinstance(value, LearningRateSchedule):
             return value
         if isinstance(value, DeviceScalar):
-            return value.array  # type: ignore[no-any-return]
-        return self._get_hyper("learning_rate")  # type: ignore[no-any-return]
+            return value.array  # type: ignore[no-any-return]  # a 0-d CuPy array
+        return self._get_hyper("learning_rate")
 
     @learning_rate.setter
     def learning_rate(self, value: Hyperparameter | LearningRateSchedule) -> None:
@@ -191,7 +191,7 @@ class Optimizer:
     @property
     def decay(self) -> float:
         """The learning rate is divided by ``1 + decay*iterations``; 0 is off."""
-        return float(self._get_hyper("decay"))
+        return self._get_hyper("decay")
 
     @decay.setter
     def decay(self, value: Hyperparameter) -> None:
@@ -283,10 +283,11 @@ class Optimizer:
         Parameters
         ----------
         grads_and_vars : iterable of (gradient, variable) pairs
-            A variable is a writable float32 or float64 ndarray of any layout; it is
-            read and written. Its gradient is an ndarray of the same shape and dtype or
-            `IndexedSlices`; it is only read. A gradient of None leaves its variable
-            alone. The same variable twice is updated twice, in the order given.
+            A variable is a writable float32 or float64 ndarray of any layout, or a
+            C-contiguous CuPy array; it is read and written. Its gradient is an array of
+            the same kind, shape and dtype or `IndexedSlices`; it is only read. A
+            gradient of None leaves its variable alone. The same variable twice is
+            updated twice, in the order given.
         name : None
             Keras's name scope, which arrays do not have.
 
@@ -313,7 +314,8 @@ class Optimizer:
         Notes
         -----
         Everything is checked before anything is changed: after an error, variables,
-        slots and `iterations` are what they were.
+        slots and `iterations` are what they were. Rows for a variable on a device are
+        checked there, and raised later: see `check`.
         """
         validation.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
@@ -356,8 +358,7 @@ class Optimizer:
 
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
-            (backends.address(var), var.shape, var.strides)
-            for var in missing
+            (backends.address(var), var.shape, var.strides) for var in missing
         )
         if key in self._silent:
             return

@@ -283,7 +283,9 @@ class _Memory:
         low, high = backends.bounds(array)
         others = self._new
         if self._slots.extents.may_touch(low, high):
-            bound = [(*each, backends.bounds(each[1])) for each in self._slots.labelled()]
+            bound = [
+                (*each, backends.bounds(each[1])) for each in self._slots.labelled()
+            ]
             others = others + bound
         for label, other, (other_low, other_high) in others:
             if (
@@ -501,7 +503,9 @@ def device_scalar(name: str, value: Any) -> Any:
     return value
 
 
-def cuda_is_old(what: str, version: tuple[int, int], least: tuple[int, int]) -> NoReturn:
+def cuda_is_old(
+    what: str, version: tuple[int, int], least: tuple[int, int]
+) -> NoReturn:
     """Raise for a CUDA that cannot run the kernels."""
     raise RuntimeError(
         f"{what} must be of CUDA {least[0]}.{least[1]} or newer, "

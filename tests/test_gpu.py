@@ -246,7 +246,9 @@ def test_a_table_of_one_dimension_has_rows_of_one_element(xp, rng, dtype) -> Non
 
 def make_step(rng: np.random.Generator, dtype: Any) -> tuple[list[Any], list[Any]]:
     """Return a step of every kind of work."""
-    variables = [wide_range(rng, shape, dtype) for shape in [(1,), (9000,), (64, 3), ()]]
+    variables = [
+        wide_range(rng, shape, dtype) for shape in [(1,), (9000,), (64, 3), ()]
+    ]
     grads: list[Any] = [wide_range(rng, var.shape, dtype) for var in variables]
     for shape, n in [((50, 33), 400), ((9,), 500), ((300, 2, 3), 900), ((2, 129), 99)]:
         variables.append(wide_range(rng, shape, dtype))
@@ -307,6 +309,18 @@ def test_the_same_variable_twice_is_updated_twice_in_order(xp, rng, dtype) -> No
     opt.apply_gradients([(xp.grad(grad), device) for grad in grads])
     assert_same_bits(device.get(), host)
     assert opt.iterations == 1
+
+
+def test_gradients_may_take_turns_in_any_pattern(xp, rng) -> None:
+    host = wide_range(rng, 6, np.float32)
+    var = xp(host)
+    grads = [wide_range(rng, 6, np.float32) for _ in range(3)]
+    moved = [xp(grad) for grad in grads]
+    opt, twin = RMSprop(), RMSprop()
+    for k in (0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 0, 2):
+        opt.apply_gradients([(moved[k], var)])
+        twin.apply_gradients([(grads[k], host)])
+        assert_same_bits(var.get(), host)
 
 
 def test_nan_and_infinity_stay_in_their_element(xp, dtype, centered, momentum) -> None:
@@ -405,7 +419,9 @@ def test_a_broken_rule_on_the_host_keeps_the_device_from_changing(xp) -> None:
     device, host = xp(np.ones(3)), np.ones(3)
     opt = RMSprop()
     opt.build([device, host])
-    with pytest.raises(ValueError, match=r"grads_and_vars\[1\]: grad must have var's sh"):
+    with pytest.raises(
+        ValueError, match=r"grads_and_vars\[1\]: grad must have var's sh"
+    ):
         opt.apply_gradients([(xp(np.ones(3)), device), (np.ones(4), host)])
     assert (device.get() == 1).all()
     assert opt.iterations == 0
@@ -414,7 +430,9 @@ def test_a_broken_rule_on_the_host_keeps_the_device_from_changing(xp) -> None:
 # --- Rows out of range ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "row"), [("q", -1), ("i", 5), ("Q", 2**64 - 1), ("b", -7)])
+@pytest.mark.parametrize(
+    ("kind", "row"), [("q", -1), ("i", 5), ("Q", 2**64 - 1), ("b", -7)]
+)
 def test_a_row_out_of_range_changes_nothing_and_is_raised_by_the_next_call(
     xp, rng, kind, row
 ) -> None:
@@ -432,7 +450,9 @@ def test_a_row_out_of_range_changes_nothing_and_is_raised_by_the_next_call(
     pairs = [(xp(np.ones(4, np.float32)), bias), (xp.grad(bad), table)]
     opt.apply_gradients(pairs)
     opt._devices._devices[0].wait()
-    message = rf"grads_and_vars\[1\]: indices must be in \[0, 5\), got {row} at position 6"
+    message = (
+        rf"grads_and_vars\[1\]: indices must be in \[0, 5\), got {row} at position 6"
+    )
     with pytest.raises(IndexError, match=message):
         opt.apply_gradients([(xp.grad(good), table)])
     assert opt.iterations == 1
@@ -618,10 +638,14 @@ def test_weights_are_numpy_arrays_and_go_to_either_place(xp, rng) -> None:
     moved = xp(host)
     again.build([moved])
     again.set_weights([weights[0], *map(xp, weights[1:])])
-    for optimizer, target, put in (opt, ours, xp), (twin, host, np.asarray), (
-        again,
-        moved,
-        xp,
+    for optimizer, target, put in (
+        (opt, ours, xp),
+        (twin, host, np.asarray),
+        (
+            again,
+            moved,
+            xp,
+        ),
     ):
         for grad in steps[1:]:
             optimizer.apply_gradients([(put(grad), target)])
@@ -785,7 +809,9 @@ def test_a_global_norm_needs_all_gradients_in_one_place(fake) -> None:
     opt = RMSprop(global_clipnorm=1.0)
     opt.build([a, b, c])
     message = "global_clipnorm must be None, or all gradients of a call in one place, "
-    with pytest.raises(ValueError, match=message + "got some on cuda:0, some on cuda:1"):
+    with pytest.raises(
+        ValueError, match=message + "got some on cuda:0, some on cuda:1"
+    ):
         opt.apply_gradients([(fake(np.ones(3)), a), (fake(np.ones(3), 0, 1), b)])
     with pytest.raises(ValueError, match=message + "got some on the host, some on"):
         opt.apply_gradients([(np.ones(3), c), (fake(np.ones(3)), a)])

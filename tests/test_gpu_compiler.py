@@ -34,9 +34,12 @@ def options(cupy: Any) -> list[tuple[str, ...]]:
 def test_kernels_are_compiled_with_ieee_arithmetic(cupy) -> None:
     compiler.kernel("dense_f32_5")
     (given,) = options(cupy)
-    assert {"--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"} <= set(
-        given
-    )
+    assert {
+        "--fmad=false",
+        "--ftz=false",
+        "--prec-div=true",
+        "--prec-sqrt=true",
+    } <= set(given)
     assert "-arch=sm_90" in given
     assert "-DRMSPROP_KERNELS=DENSE_KERNELS(f32,float,4,5)" in given
 
@@ -78,7 +81,9 @@ def test_whatever_the_compiler_sees_is_in_the_name(cupy, monkeypatch) -> None:
     assert len(names) == 6
 
 
-def test_a_file_that_is_no_kernel_is_compiled_again(cupy, monkeypatch, tmp_path) -> None:
+def test_a_file_that_is_no_kernel_is_compiled_again(
+    cupy, monkeypatch, tmp_path
+) -> None:
     compiler.kernel("keys")
     (file,) = (tmp_path / "kernels").iterdir()
     whole = file.read_bytes()
@@ -98,7 +103,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
         cache.chmod(stat.S_IRUSR | stat.S_IXUSR)
         # Root may write anywhere: let the system refuse all the same.
         monkeypatch.setattr(
-            compiler.tempfile, "NamedTemporaryFile", _raise(PermissionError("read-only"))
+            compiler.tempfile,
+            "NamedTemporaryFile",
+            _raise(PermissionError("read-only")),
         )
     else:
         cache.write_text("not a folder")
@@ -146,16 +153,22 @@ def test_build_compiles_what_a_dense_step_needs(cupy) -> None:
 
 def test_an_old_cuda_is_a_runtime_error(cupy, monkeypatch) -> None:
     cupy.cuda.nvrtc.version = 12, 0
-    with pytest.raises(RuntimeError, match=r"NVRTC must be of CUDA 12.1 or newer, got 12.0"):
+    with pytest.raises(
+        RuntimeError, match=r"NVRTC must be of CUDA 12.1 or newer, got 12.0"
+    ):
         compiler.kernel("keys")
     cupy.cuda.nvrtc.version = 13, 0
     cupy.cuda.runtime.driverGetVersion = lambda: 11080
-    with pytest.raises(RuntimeError, match=r"the driver must be of CUDA 12.1 .* got 11.8"):
+    with pytest.raises(
+        RuntimeError, match=r"the driver must be of CUDA 12.1 .* got 11.8"
+    ):
         compiler.kernel("keys")
     cupy.cuda.runtime.driverGetVersion = lambda: 12010
     compiler.kernel("keys")
     monkeypatch.setattr(fake_cupy, "CAPABILITIES", ("61", "61"))
-    with pytest.raises(RuntimeError, match=r"compute capability 7.0 or higher, got 6.1"):
+    with pytest.raises(
+        RuntimeError, match=r"compute capability 7.0 or higher, got 6.1"
+    ):
         compiler.kernel("keys")
 
 
@@ -223,7 +236,9 @@ def test_what_cannot_be_launched_here_says_so() -> None:
     else:
         pytest.skip("there is a device")
     var, grad = (own_array(cupy, np.ones(3)) for _ in range(2))
-    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="InsufficientDriver|NoDev"):
+    with pytest.raises(
+        cupy.cuda.runtime.CUDARuntimeError, match=r"InsufficientDriver|NoDev"
+    ):
         RMSprop().apply_gradients([(grad, var)])
 
 
@@ -242,7 +257,9 @@ def test_the_benchmark_times_what_has_the_right_result(cupy, monkeypatch) -> Non
         assert build_ours().check() is None
 
 
-def test_the_benchmark_without_a_device_gives_a_message_and_no_figures(tmp_path) -> None:
+def test_the_benchmark_without_a_device_gives_a_message_and_no_figures(
+    tmp_path,
+) -> None:
     pytest.importorskip("benchmarks", reason="the checkout's benchmarks are not here")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "gpu"],

@@ -16,6 +16,8 @@ from libc.string cimport memcpy, memset
 from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM
 
+from weakref import ref
+
 import numpy as np
 
 from rmsprop_fast import backends
@@ -25,8 +27,6 @@ cnp.import_array()
 
 THREADS = RMSPROP_THREADS
 DIGITS = RMSPROP_DIGITS
-SUBTILE = RMSPROP_SUBTILE
-MAX_TILES = RMSPROP_MAX_TILES
 
 cdef enum:
     ALIGNMENT = 16  # bytes of a kernel's widest access
@@ -87,6 +87,8 @@ cdef class Record:
     cdef uint64_t address, rms, mom, mg
     cdef long long size, n_rows, width
     cdef int device, is_double
+    cdef object grad_seen       # a weak reference to a dense gradient that fits
+    cdef uint64_t grad_address  # of the last that did
     cdef uint64_t grad          # the last gradient whose addresses were found free
     cdef Py_ssize_t grad_epoch
     cdef Py_ssize_t step, meetings
@@ -185,7 +187,7 @@ cdef class Plan:
             record = self.records[index] = Record()
             self.order.append(record)
         record.var = var
-        record.seen = None
+        record.seen = record.grad_seen = None
         record.slots = (rms, momentum, mg)
         record.shape = var.shape
         record.dtype = var.dtype
@@ -246,15 +248,23 @@ cdef class Plan:
 
     cdef bint _takes_array(self, Record record, Entry *entry, grad) except -1:
         """Whether a dense gradient fits the record."""
-        cdef object data
+        cdef object data, dtype
+        entry.size = record.size
+        if record.grad_seen is not None and record.grad_seen() is grad:
+            entry.grad = record.grad_address  # what is asked below never changes
+            return True
         if not isinstance(grad, self.array_type):
             return False
         data = grad.data
-        if (grad.shape != record.shape or grad.dtype != record.dtype
-                or not _is_contiguous(grad) or data.device_id != record.device):
+        dtype = grad.dtype
+        if (dtype is not record.dtype and dtype != record.dtype
+                or grad.shape != record.shape or not _is_contiguous(grad)
+                or data.device_id != record.device):
             return False
         entry.grad = data.ptr
-        entry.size = record.size
+        # A buffer that is used again, it seems: the next time it need not be asked.
+        record.grad_seen = ref(grad) if entry.grad == record.grad_address else None
+        record.grad_address = entry.grad
         return True
 
     cdef bint _takes_slices(self, Record record, Entry *entry, slices) except -1:
@@ -314,11 +324,10 @@ cdef class Plan:
             Do not look for gradients that overlap a variable or a slot.
         """
         cdef Py_ssize_t n = PyList_GET_SIZE(pairs), k, used = 0
-        cdef object pair, grad, var, values
+        cdef object pair, grad, var
         cdef list missing = None, host = []
         cdef Record record, before = None
         cdef Entry *entry
-        cdef dict counts = {}
         self._reserve(n)
         self.steps += 1
         self.n = 0

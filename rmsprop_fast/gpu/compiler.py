@@ -6,6 +6,7 @@ without subnormals a device's bits are not the host's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -125,7 +126,7 @@ def compile_kernels(kernels: str, architecture: str) -> bytes:
 
 
 def folder() -> Path:
-    """Return the folder of compiled kernels: RMSPROP_FAST_CACHE, or the user's cache."""
+    """Return where kernels are kept: RMSPROP_FAST_CACHE, or in the user's cache."""
     if chosen := os.environ.get("RMSPROP_FAST_CACHE"):
         return Path(chosen)
     caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
@@ -202,10 +203,9 @@ def kernel(name: str) -> Any:
         validation.device_is_old(architecture, LEAST_COMPUTE_CAPABILITY)
     kernels = kernels_of(name)
     path = folder() / _name(kernels, architecture)
-    try:
+    # What somebody else wrote there is compiled again.
+    with contextlib.suppress(cupy.cuda.driver.CUDADriverError):
         found = _load(path, name) if path.is_file() else None
-    except cupy.cuda.driver.CUDADriverError:
-        pass  # somebody wrote something else there
     if found is None:
         path = _write(compile_kernels(kernels, architecture), path)
         found = _load(path, name)

@@ -249,7 +249,7 @@ class DeviceStep:
             self.host.update(
                 host_pairs,
                 variant,
-                lr,
+                rate,
                 rho,
                 momentum,
                 epsilon,
@@ -279,7 +279,9 @@ class DeviceStep:
         tables = [each for group in rows.values() for each in group]
         with device.current():
             norms = _Norms(plan, number, bounds) if bounds.is_norm else None
-            scratch, base = self._scratch(device, [*tables, *([norms] if norms else [])])
+            scratch, base = self._scratch(
+                device, [*tables, *([norms] if norms else [])]
+            )
             plan.use(base + norms.factors if norms else 0, device.stop.data.ptr)
             iterations = -1 if device.is_capturing() else int(self._iterations)
             # Every row is checked before any variable changes.
@@ -348,7 +350,12 @@ class DeviceStep:
             grads = [arrays[k] for k in own]
             if number is None:
                 new = _step.clipped(
-                    grads, clipvalue, clipnorm, global_clipnorm, grad_factor, num_threads
+                    grads,
+                    clipvalue,
+                    clipnorm,
+                    global_clipnorm,
+                    grad_factor,
+                    num_threads,
                 )
             else:
                 with cupy.cuda.Device(number):

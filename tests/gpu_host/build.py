@@ -89,7 +89,7 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """Return all kernels; RMSPROP_FAST_GPU_HOST names a library that is built already."""
+    """Return all kernels; RMSPROP_FAST_GPU_HOST names a library built before."""
     if path := os.environ.get("RMSPROP_FAST_GPU_HOST"):
         return Library(Path(path))
     out = Path(folder().name, "kernels.so")

@@ -1,9 +1,9 @@
 """What the package uses of CuPy, over the host's memory, with CuPy's own rules.
 
-Devices run nothing until somebody waits: launches, memsets and frees queue up in order,
-so that a host that reads too early, or frees too early, shows. Freed memory is poisoned.
-A kernel's arguments are what `cupy/cuda/function.pyx` accepts, and must have the size of
-the kernel's parameters.
+Devices run nothing until somebody waits: launches, memsets and frees queue up in
+order, so that a host that reads too early, or frees too early, shows. Freed memory is
+poisoned. A kernel's arguments are what `cupy/cuda/function.pyx` accepts, and must have
+the size of the kernel's parameters.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class Flags:
 
 
 class ndarray:  # noqa: N801, CuPy's name
-    """An array of a device. Like CuPy's: no conversion to NumPy that is not asked for."""
+    """An array of a device. As CuPy's, it becomes NumPy's only when asked to."""
 
-    __array_priority__ = 100
-
-    def __init__(self, shape: Any, dtype: Any, memptr: MemoryPointer, strides: Any = None):
+    def __init__(
+        self, shape: Any, dtype: Any, memptr: MemoryPointer, strides: Any = None
+    ):
         self.data = memptr
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
@@ -239,7 +239,9 @@ class Device:
 
     @property
     def attributes(self) -> dict[str, int]:
-        return {"MultiProcessorCount": 2}  # few, so that kernels go round in their loops
+        return {
+            "MultiProcessorCount": 2
+        }  # few, so that kernels go round in their loops
 
     def synchronize(self) -> None:
         self._machine.wait(self.id)
@@ -301,7 +303,9 @@ class RawKernel:
         (argument,) = args
         if not isinstance(argument, np.ndarray) or argument.size != 1:
             raise TypeError(f"Unsupported type {type(argument)}")
-        assert argument.itemsize == self._size, "the kernel's parameter has another size"
+        assert argument.itemsize == self._size, (
+            "the kernel's parameter has another size"
+        )
         assert argument.itemsize <= 32_764, "a kernel cannot have more parameters"
         assert 0 < grid[0] < 2**31, "CuPy would launch one block"
         assert 0 < block[0] <= 1024
@@ -363,7 +367,9 @@ class RawModule:
     def get_function(self, name: str) -> RawKernel:
         content = self._path.read_bytes()
         if not (content.startswith(b"\x7fELF") and content.endswith(b"\0")):
-            raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is bad")
+            raise CUDADriverError(
+                "CUDA_ERROR_INVALID_IMAGE: device kernel image is bad"
+            )
         from rmsprop_fast.gpu import compiler
 
         kernels = compiler.kernels_of(name.removeprefix("rmsprop_"))

@@ -60,7 +60,9 @@ def differs(
         opt.apply_gradients(zip(moved, ours, strict=True))
     arrays = [*[var.get() for var in ours], *opt.get_weights()]
     expected = [*variables, *twin.get_weights()]
-    return any(a.tobytes() != b.tobytes() for a, b in zip(arrays, expected, strict=True))
+    return any(
+        a.tobytes() != b.tobytes() for a, b in zip(arrays, expected, strict=True)
+    )
 
 
 def ignores_bad_rows(cupy: ModuleType) -> bool:
@@ -84,7 +86,10 @@ def main(path: str) -> int:
     library = build.Library(Path(path))
     cupy = fake_cupy.make(library)
     sys.modules["cupy"], sys.modules["cupy.cuda"] = cupy, cupy.cuda
-    norms = {"momentum": 0.9, "clipnorm": 0.5}, {"momentum": 0.9, "global_clipnorm": 3.0}
+    norms = (
+        {"momentum": 0.9, "clipnorm": 0.5},
+        {"momentum": 0.9, "global_clipnorm": 3.0},
+    )
     has_f64 = library.parameter_size("rmsprop_dense_f64_7") > 0
     failures = []
     kinds = [(np.float32, 2**32)]
