@@ -125,6 +125,8 @@ def copy_into(target: Array, source: np.ndarray[Any, Any]) -> None:
     if isinstance(target, np.ndarray):
         np.copyto(target, source, casting="same_kind")
         return
+    if not target.size:
+        return
     import cupy
 
     with cupy.cuda.Device(device_id(target)):

@@ -41,8 +41,8 @@ HEADERS = {  # as the source and the headers themselves name them
 
 _REALS = {"f32": "f32,float,4", "f64": "f64,double,2"}
 
-# By (architecture, name): kernels that CuPy loaded.
-_kernels: dict[tuple[str, str], Any] = {}
+# By (device, name): kernels that CuPy loaded.
+_kernels: dict[tuple[int, str], Any] = {}
 
 
 def kernels_of(name: str) -> str:
@@ -192,10 +192,11 @@ def kernel(name: str) -> Any:
     """
     import cupy
 
-    architecture = cupy.cuda.Device().compute_capability
-    found = _kernels.get((architecture, name))
+    device = cupy.cuda.Device()
+    found = _kernels.get((device.id, name))
     if found is not None:
         return found
+    architecture = device.compute_capability
     driver = divmod(cupy.cuda.runtime.driverGetVersion() // 10, 100)
     if driver < LEAST_CUDA:
         validation.cuda_is_old("the driver", driver, LEAST_CUDA)
@@ -209,5 +210,5 @@ def kernel(name: str) -> Any:
     if found is None:
         path = _write(compile_kernels(kernels, architecture), path)
         found = _load(path, name)
-    _kernels[architecture, name] = found
+    _kernels[device.id, name] = found
     return found
