@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,8 +258,6 @@ class Graph:
 
 
 class Stream:
-    _count = 0
-
     def __init__(self, machine: Machine, ptr: int = 0) -> None:
         self._machine, self.ptr = machine, ptr
 
@@ -426,7 +425,7 @@ def installed(cupy: types.ModuleType, monkeypatch: Any) -> Iterator[types.Module
     from rmsprop_fast.gpu import compiler
 
     with monkeypatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "cupy", cupy)
-        patch.setitem(__import__("sys").modules, "cupy.cuda", cupy.cuda)
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy.cuda", cupy.cuda)
         patch.setattr(compiler, "_kernels", {})
         yield cupy
