@@ -10,15 +10,19 @@ SOURCES := setup.py pyproject.toml $(wildcard rmsprop_fast/*.p[xy][dx] \
     rmsprop_fast/cpu/*.p[xy][dxi] rmsprop_fast/cpu/*.h rmsprop_fast/gpu/*.p[xy][dx] \
     rmsprop_fast/gpu/*.h rmsprop_fast/include/rmsprop_fast/*.h)
 
+# Named one by one: from the package's name, stubtest would import the loops of every
+# instruction set.
+STUBBED = $(subst /,.,$(basename $(shell find rmsprop_fast -name '*.pyi')))
+
 .PHONY: help build demo test lint format bench docs wheel clean
 
 help:
 	@echo "make demo    train on real data: place names -> country"
 	@echo "make test    build and run the whole test suite"
-	@echo "make lint    ruff, cython-lint, mypy"
+	@echo "make lint    ruff, cython-lint, mypy, stubtest, the workflows' schema"
 	@echo "make docs    build docs/_build/html"
 	@echo "make bench   measure against peers and against memory"
-	@echo "make wheel   build sdist and wheel into dist/"
+	@echo "make wheel   build sdist and wheel into dist/, libgomp included"
 	@echo "make clean   remove everything that was built"
 
 # --- Environment and extension ----------------------------------------------------------
@@ -53,6 +57,9 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rmsprop_fast
 	$(BIN)/mypy
+	$(BIN)/stubtest --mypy-config-file pyproject.toml \
+	    --allowlist tests/data/stubtest_allowlist.txt $(STUBBED)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
@@ -64,8 +71,16 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-wheel: $(VENV)/.dev
+# setuptools would put into the sdist whatever an older egg-info lists. On Linux the
+# finished wheel is the one that carries libgomp.
+wheel: $(VENV)/.wheel
+	rm -rf dist *.egg-info
 	$(BIN)/python -m build
+ifeq ($(shell uname -s),Linux)
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+endif
+	@ls dist
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse docs/_build docs/generated demo-output

@@ -44,14 +44,12 @@ ISA_FLAGS = {
     ],
 }
 
-# The compiled modules beside the loops, in rmsprop_fast/cpu.
+# The compiled modules beside the loops.
 MODULES = [
-    *("_platform", "_spans", "_layout", "_gradients", "_sort", "_tasks"),
-    *("_extents", "_step"),
+    *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
+    *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
+    "gpu._plan",
 ]
-
-# And in rmsprop_fast/gpu: no part of it needs CUDA to be built.
-GPU_MODULES = ["_plan"]
 
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}
 OPENMP_PROBE = """\
@@ -93,22 +91,17 @@ def extensions():
         "define_macros": [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         "depends": ["setup.py", *headers()],
     }
-    rows = [
-        Extension(f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common)
-        for name in MODULES
-    ]
-    rows += [
-        Extension(f"{PACKAGE}.gpu.{name}", [f"{PACKAGE}/gpu/{name}.pyx"], **common)
-        for name in GPU_MODULES
-    ]
-    for isa in isas():
-        name = f"_loops_{isa}"
-        row = Extension(
-            f"{PACKAGE}.cpu.{name}", [f"{PACKAGE}/cpu/{name}.pyx"], **common
+    flags = {name: [] for name in MODULES}
+    flags |= {f"cpu._loops_{isa}": ISA_FLAGS[isa] for isa in isas()}
+    return [
+        Extension(
+            f"{PACKAGE}.{name}",
+            [f"{PACKAGE}/{name.replace('.', '/')}.pyx"],
+            extra_compile_args=list(own),
+            **common,
         )
-        row.extra_compile_args = list(ISA_FLAGS[isa])
-        rows.append(row)
-    return rows
+        for name, own in flags.items()
+    ]
 
 
 class BuildExt(build_ext):

@@ -18,7 +18,7 @@ from benchmarks.harness import Contestant, RefusedError
 from benchmarks.problems import Array, Sparse
 from rmsprop_fast import get_include
 
-__all__ = ["compiler", "copy", "dense", "library", "pointer", "rows", "suffix"]
+__all__ = ["compiler", "copy", "dense", "library", "pointer", "rows", "suffix", "team"]
 
 HERE = Path(__file__).parent
 SERIAL_BELOW = 32_768  # elements, as in cpu/_step.pyx: below, a team costs more
@@ -49,7 +49,7 @@ def package_flags() -> list[str]:
 
 @cache
 def library(name: str) -> ctypes.CDLL:
-    """Compile and load `limits` or `native`, the C files beside this one."""
+    """Compile and load one of the C files beside this one."""
     flags = LIMIT_FLAGS if name == "limits" else package_flags()
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder, f"{name}.so"))

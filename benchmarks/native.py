@@ -25,7 +25,7 @@ from rmsprop_fast.rmsprop import CENTERED, EPS_IN_SQRT, MOMENTUM
 __all__ = ["c_file", "package"]
 
 CAPSULE = b"rmsprop_fast.cpu.spans"
-SPANS_VERSION = 2  # of cpu/_spans.pxd
+SPANS_VERSION = 3  # of cpu/_spans.pxd
 TIMES = 64  # updates in one call: what the call itself costs does not show
 
 

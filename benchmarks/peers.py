@@ -138,7 +138,7 @@ class Ours(Peer):
     name = OURS
     package = "rmsprop_fast"
 
-    def __init__(self, problem: Dense) -> None:
+    def __init__(self, problem: Dense, **options: Any) -> None:
         variant = problem.variant
         self._params = problem.zeros()
         self.opt = RMSprop(
@@ -148,6 +148,8 @@ class Ours(Peer):
             EPSILON,
             variant.centered,
             num_threads=problem.n_threads,
+            weight_decay=variant.weight_decay,
+            **options,
         )
         self.opt.build(self._params)
         for slot in self.opt.weights:

@@ -44,11 +44,13 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 
 @dataclass(frozen=True)
 class Variant:
-    """Which of the two slots beside rms the update has."""
+    """Which of the two slots beside rms the update has, and what it does beside."""
 
     name: str
     centered: bool = False
     momentum: float = 0.0
+    weight_decay: float = 0.0
+    catch_up: bool = False  # rows that are in no batch have a gradient of zero
 
     @property
     def n_slots(self) -> int:
@@ -94,12 +96,14 @@ def after(
     param, rms, mg, mom = (np.zeros(grads[0].shape) for _ in range(4))
     for step, grad in enumerate(grads, 1):
         used = np.any(grad != 0, axis=tuple(range(1, grad.ndim)))  # rows, or elements
+        used |= variant.catch_up
         g = grad[used].astype(np.float64)
         rms[used] = RHO * rms[used] + (1 - RHO) * g**2
         mg[used] = RHO * mg[used] + (1 - RHO) * g
         d = rms[used] - mg[used] ** 2 if variant.centered else rms[used]
         root = np.sqrt(d + EPSILON) if eps_in_sqrt else np.sqrt(d) + EPSILON
         mom[used] = variant.momentum * mom[used] + rate(step) * g / root
+        param[used] *= 1 - rate(step) * variant.weight_decay
         param[used] -= mom[used]
     return param
 
@@ -172,7 +176,9 @@ class Sparse:
         n: int = 16_384,
         distribution: str = "uniform",
         n_threads: int = 1,
+        variant: Variant = PLAIN,
     ) -> None:
+        self.variant = variant
         self.shape = (n_rows, width)
         self.n = n
         self.n_threads = n_threads
@@ -216,7 +222,7 @@ class Sparse:
         # Sums of a thousand values in float32 differ by 1e-5, small ones by as much.
         wrong = difference(
             table[rows],
-            after(grads, PLAIN, eps_in_sqrt, rate),
+            after(grads, self.variant, eps_in_sqrt, rate),
             rtol=TOLERANCE["float32"],
             atol=1e-3 * LEARNING_RATE,
         )

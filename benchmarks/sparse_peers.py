@@ -34,11 +34,18 @@ class OursRows(Peer):
         self.table = problem.zeros()
         self.n_bytes = problem.n_bytes
         opt = RMSprop(
-            LEARNING_RATE, RHO, epsilon=EPSILON, num_threads=problem.n_threads
+            LEARNING_RATE,
+            RHO,
+            problem.variant.momentum,
+            epsilon=EPSILON,
+            num_threads=problem.n_threads,
+            catch_up=problem.variant.catch_up,
         )
         opt.build([self.table])
+        self.opt = opt
         self.rms = opt.get_slot(self.table, "rms")
-        self.rms.fill(0)  # touches every page
+        for slot in opt.weights:
+            slot.fill(0)  # touches every page
         self.step = rotate(
             partial(
                 opt.apply_gradients,

@@ -15,7 +15,7 @@ extensions = [
     "numpydoc",
     "myst_parser",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 # `name` in a docstring: a link where it names something documented, else just code.
 default_role = "py:obj"
 nitpicky = True

@@ -1,6 +1,7 @@
 """RMSprop for arrays you already own: Keras's API, in place, at memory speed."""
 
-from rmsprop_fast import schedules
+from rmsprop_fast import gradients, schedules
+from rmsprop_fast.checkpoint import load
 from rmsprop_fast.config import get_include, show_config
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.optimizer import Optimizer
@@ -12,6 +13,8 @@ __all__ = [
     "RMSprop",
     "__version__",
     "get_include",
+    "gradients",
+    "load",
     "schedules",
     "show_config",
 ]

@@ -1,5 +1,6 @@
 # The C header for Cython: `from rmsprop_fast.header cimport rmsprop_update_f32`.
-# Meaning, units and sources of every name are in rmsprop.h and its body file.
+# Meaning, units and sources of every name are in rmsprop.h and its body files.
+# Compile with include_dirs=[rmsprop_fast.get_include()] and -ffp-contract=off.
 
 cdef extern from "rmsprop_fast/rmsprop.h" nogil:
     # Pointers that promise: nothing else reaches these elements during the call.
@@ -31,3 +32,59 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
     void rmsprop_update_f64(
         double *param, double grad, double *rms, double *mg, double *mom,
         rmsprop_coef_f64 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+
+    # Duplicate rows are summed in runs of so many.
+    enum: RMSPROP_SUM_RUN
+
+    # Loops over elements that lie side by side, and over rows of a table. The flags are
+    # literals here too. rows_span: rows are ascending; -1, or the first bad position.
+    void rmsprop_dense_span_f32(
+        rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
+        rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n,
+        rmsprop_coef_f32 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+    void rmsprop_grad_span_f32(
+        rmsprop_out_f32 out, rmsprop_in_f32 grad, Py_ssize_t n,
+        rmsprop_coef_f32 c, bint add) noexcept
+    Py_ssize_t rmsprop_rows_span_f32(
+        rmsprop_out_f32 param, rmsprop_in_f32 values, rmsprop_out_f32 rms,
+        rmsprop_out_f32 mg, rmsprop_out_f32 mom, const Py_ssize_t *rows,
+        const Py_ssize_t *positions, Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t width,
+        rmsprop_coef_f32 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+    void rmsprop_dense_span_f64(
+        rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
+        rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n,
+        rmsprop_coef_f64 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+    void rmsprop_grad_span_f64(
+        rmsprop_out_f64 out, rmsprop_in_f64 grad, Py_ssize_t n,
+        rmsprop_coef_f64 c, bint add) noexcept
+    Py_ssize_t rmsprop_rows_span_f64(
+        rmsprop_out_f64 param, rmsprop_in_f64 values, rmsprop_out_f64 rms,
+        rmsprop_out_f64 mg, rmsprop_out_f64 mom, const Py_ssize_t *rows,
+        const Py_ssize_t *positions, Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t width,
+        rmsprop_coef_f64 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+
+    # The factors of k updates by a zero gradient.
+    ctypedef struct rmsprop_idle_f32:
+        double rho, momentum, reach
+
+    ctypedef struct rmsprop_idle_f64:
+        double rho, momentum, reach
+
+    void rmsprop_idle_powers_f32(
+        rmsprop_idle_f32 *powers, rmsprop_coef_f32 c,
+        unsigned long long most_steps) noexcept
+    void rmsprop_idle_powers_f64(
+        rmsprop_idle_f64 *powers, rmsprop_coef_f64 c,
+        unsigned long long most_steps) noexcept
+    rmsprop_idle_f32 rmsprop_idle_steps_f32(
+        const rmsprop_idle_f32 *powers, unsigned long long steps) noexcept
+    rmsprop_idle_f64 rmsprop_idle_steps_f64(
+        const rmsprop_idle_f64 *powers, unsigned long long steps) noexcept
+
+    # centered, momentum: literals; mg, mom: NULL when their flag is 0.
+    void rmsprop_catch_up_f32(
+        float *param, float *rms, float *mg, float *mom, rmsprop_idle_f32 idle,
+        bint centered, bint momentum) noexcept
+    void rmsprop_catch_up_f64(
+        double *param, double *rms, double *mg, double *mom, rmsprop_idle_f64 idle,
+        bint centered, bint momentum) noexcept

@@ -7,13 +7,15 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
 
 from rmsprop_fast import backends, schedules, threads, validation
-from rmsprop_fast.cpu._step import Step, clipped
+from rmsprop_fast.cpu._step import NOT_FINITE, REFUSED, Step, clipped
 from rmsprop_fast.gpu.scalar import DeviceScalar
+from rmsprop_fast.gradients import ValueAndGrad
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots, initial
@@ -24,6 +26,14 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
 Hyperparameter = float | Callable[[], float]
+Loss = Callable[[], tuple[Any, Any]] | ValueAndGrad
+
+
+def _listed(var_list: Any) -> Any:
+    """Return variables given by a callable, or as one array, as a list of them."""
+    if callable(var_list):
+        var_list = var_list()
+    return [var_list] if backends.is_array(var_list) else var_list
 
 
 class Optimizer:
@@ -43,20 +53,30 @@ class Optimizer:
         `learning_rate`. `decay`, a number or a callable, divides the learning rate by
         ``1 + decay*iterations``.
 
+        `weight_decay` takes the part ``learning_rate * weight_decay`` off each variable
+        at each step, apart from its gradient; where that is row-sparse, off the rows in
+        `indices`. `catch_up=True` makes row-sparse steps equal dense ones, see
+        `catch_up`. `check_finite` refuses a step with a gradient that is not finite if
+        True, and leaves it out if ``"skip"``.
+
     Attributes
     ----------
     last_loss : object
         The value that the loss of the last `minimize`, `get_gradients` or `get_updates`
         returned; None before.
+    skipped_steps : int
+        How many steps ``check_finite="skip"`` has left out.
 
     Raises
     ------
     TypeError
         An unknown keyword, or a value of the wrong kind.
     ValueError
-        A value outside its range, or both norms.
+        A value outside its range, both norms, or weight decay with `catch_up`.
     """
 
+    # Those that a step with a zero gradient uses, beside the variant.
+    _idle_hyper: tuple[str, ...] = ()
     _ranges: dict[str, Callable[[str, Any], float]] = {
         "learning_rate": validation.at_least_zero,
         "decay": validation.at_least_zero,
@@ -66,7 +86,9 @@ class Optimizer:
         self, name: str | None = None, *, num_threads: int | None = None, **kwargs: Any
     ) -> None:
         validation.known_keywords(
-            kwargs, ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
+            kwargs,
+            ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
+            + ("weight_decay", "catch_up", "check_finite"),
         )
         self._name = validation.text("name", name or type(self).__name__)
         self._hyper: dict[str, Any] = {}
@@ -77,10 +99,14 @@ class Optimizer:
         self._bounds = (math.inf, math.inf, math.inf)
         self.num_threads = num_threads
         self.last_loss: Any = None
+        self._catches_up = validation.flag("catch_up", kwargs.get("catch_up", False))
         self.decay = kwargs.get("decay", 0.0)
+        self.weight_decay = kwargs.get("weight_decay")
+        self.check_finite = kwargs.get("check_finite", False)
+        self.skipped_steps = 0
         for clip in ("clipnorm", "clipvalue", "global_clipnorm"):
             self._set_clip(clip, kwargs.get(clip))
-        self._own(Slots())
+        self._own(Slots(self._catches_up))
 
     def _own(self, slots: Slots) -> None:
         """Take over a state and start afresh around it."""
@@ -108,12 +134,16 @@ class Optimizer:
             assert var is not None  # only a restored state has none, and binds all
             if backends.is_on_device(var):
                 self._use_devices()
+            counters = self._slots.counters[index]
             self._step.bind(
                 index,
                 var,
                 self._slots.get(index, "rms"),
                 self._slots.get(index, "momentum"),
                 self._slots.get(index, "mg"),
+                counters.get("steps"),
+                counters.get("row_steps"),
+                not self._slots.is_excluded[index],
             )
 
     def _use_devices(self) -> None:
@@ -151,6 +181,10 @@ class Optimizer:
             self._use_devices()
         elif not callable(value):
             value = self._ranges[name](name, value)
+        if self._catches_up and name in self._idle_hyper:
+            validation.no_callable_with_catch_up(name, value)
+            if name in self._hyper:
+                self.catch_up()  # what is missed up to now was missed at the old value
         self._hyper[name] = value
 
     def _get_hyper(self, name: str) -> float:
@@ -244,6 +278,31 @@ class Optimizer:
         self._set_clip("global_clipnorm", value)
 
     @property
+    def weight_decay(self) -> float | None:
+        """What part of a variable a step takes off, per unit of the learning rate."""
+        return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: float | None) -> None:
+        if value is not None:
+            value = validation.at_least_zero("weight_decay", value)
+        if self._catches_up:
+            validation.no_weight_decay_with_catch_up(value)
+        self._weight_decay = value
+
+    @property
+    def check_finite(self) -> bool | str:
+        """What becomes of a step whose gradients are not finite: True, False, "skip".
+
+        True refuses it, ``"skip"`` leaves it out, False does not look.
+        """
+        return self._check_finite
+
+    @check_finite.setter
+    def check_finite(self, value: bool | str) -> None:
+        self._check_finite = validation.finiteness("check_finite", value)
+
+    @property
     def num_threads(self) -> int | None:
         """The size of the thread team, or None: what the machine allows."""
         return self._num_threads
@@ -269,6 +328,10 @@ class Optimizer:
 
     def _scalars(self) -> tuple[int, Any, float, float, float]:
         """Return the next step's variant, learning rate, rho, momentum and epsilon."""
+        raise NotImplementedError(f"{type(self).__name__} has no update of its own")
+
+    def _idle_scalars(self) -> tuple[int, float, float]:
+        """Return the variant, rho and momentum of a step with a zero gradient."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
     def _slots_for(self, variant: int) -> list[str]:
@@ -305,6 +368,8 @@ class Optimizer:
             variables other than those given to `build`.
         IndexError
             A row out of range.
+        FloatingPointError
+            An element of a gradient is not finite, and `check_finite` is True.
 
         Warns
         -----
@@ -314,8 +379,9 @@ class Optimizer:
         Notes
         -----
         Everything is checked before anything is changed: after an error, variables,
-        slots and `iterations` are what they were. Rows for a variable on a device are
-        checked there, and raised later: see `check`.
+        slots and `iterations` are what they were. So they are after a step that
+        ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead. Rows
+        for a variable on a device are checked there, and raised later: see `check`.
         """
         validation.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
@@ -325,31 +391,54 @@ class Optimizer:
         pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
         scalars = self._scalars()
+        options = (self._weight_decay or 0.0, self._check_finite is not False)
         with self._lock:
             done = self._step.update(
-                pairs, *scalars, *self._bounds, factor, self._num_threads
+                *(pairs, *scalars, *self._bounds, factor, self._num_threads),
+                *(False, *options),
             )
-            if done < 0:
+            if done == REFUSED:
                 pairs = self._admit(pairs, self._slots_for(scalars[0]))
                 done = self._step.update(
-                    pairs, *scalars, *self._bounds, factor, self._num_threads, True
+                    *(pairs, *scalars, *self._bounds, factor, self._num_threads),
+                    *(True, *options),
                 )
+            if done == NOT_FINITE:
+                done = self._skip(pairs)
             if done < 0:
                 raise RuntimeError("an array of this step changed while it was checked")
         return int(done)
+
+    def _skip(self, pairs: list[Any]) -> int:
+        """Raise for, or leave out, a step whose gradients are not finite."""
+        if self._check_finite != "skip":
+            validation.nonfinite(pairs)
+            return NOT_FINITE  # they are by now
+        self.skipped_steps += 1
+        return self.iterations
 
     def _admit(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = validation.pairs(pairs)
         to_bind, missing = validation.step(pairs, self._slots)
         self._check_places([var for grad, var in pairs if grad is not None])
+        if self._check_finite is True:
+            validation.nonfinite(pairs)  # an error must not leave slots behind
         if missing:
             self._warn_of_missing(missing)
         self._bind_step(self._slots.bind(to_bind, slot_names))
         return pairs
 
+    def _check_bindable(self, arrays: list[Array]) -> None:
+        """Refuse to bind what no step can update."""
+        if self._catches_up:
+            validation.only_on_the_host("catch_up", True, arrays)
+
     def _check_places(self, arrays: list[Array]) -> None:
-        """Refuse a step that would have to wait for a device."""
+        """Refuse a step that would have to wait for a device, or that none can make."""
+        if self._check_finite is not False:
+            validation.only_on_the_host("check_finite", self._check_finite, arrays)
+        self._check_bindable(arrays)
         if self._clip["global_clipnorm"] is not None:
             validation.one_place(arrays)
         rate = self._hyper.get("learning_rate")
@@ -388,6 +477,7 @@ class Optimizer:
         variant = self._scalars()[0]
         with self._lock:
             new = validation.variables("var_list", var_list, self._slots)
+            self._check_bindable(new)
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
             self._silent.clear()  # who was not bound is now a stranger
@@ -395,7 +485,7 @@ class Optimizer:
                 self._devices.compile(variant)
 
     def forget(self, var: Array) -> None:
-        """Let go of a variable and its slots.
+        """Let go of a variable and its slots, and of what its rows have missed.
 
         Parameters
         ----------
@@ -423,24 +513,129 @@ class Optimizer:
             validation.same_array("", var, bound)
         return index
 
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Array] | None = None, var_names: None = None
+    ) -> None:
+        """Let weight decay pass over some variables from the next step on.
+
+        Parameters
+        ----------
+        var_list : list of ndarray
+            Variables, or arrays that will become some; neither read nor written. None
+            is an empty list.
+        var_names : None
+            Keras's patterns of names, which arrays do not have.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that cannot be a variable of this optimizer, see `build`;
+            `var_names` is not None.
+        """
+        with self._lock:
+            arrays = validation.to_exclude(
+                [] if var_list is None else var_list, var_names, self._slots
+            )
+            indices = [self._slots.exclude(var) for var in arrays]
+            self._bind_step(index for index in indices if index is not None)
+
+    def catch_up(self, var: Array | None = None, rows: Array | None = None) -> None:
+        r"""Make up for the steps that rows have missed, with ``catch_up=True``.
+
+        A row that is not in the `indices` of a row-sparse gradient has a gradient of
+        zero, by which a dense step decays its slots and, with momentum, moves it. The
+        optimizer counts such steps and applies them together, in closed form, before
+        the row's next update; and here.
+
+        Parameters
+        ----------
+        var : ndarray, optional
+            A variable this optimizer has updated or been built with; written, and so
+            are its slots. Every variable if omitted.
+        rows : ndarray of any integer type, shape (n,), optional
+            Row numbers of `var`, in any order and number. Every row if omitted.
+
+        Raises
+        ------
+        KeyError
+            `var` is unknown.
+        TypeError
+            `rows` holds no integers.
+        IndexError
+            A row out of range.
+        ValueError
+            The optimizer was made without ``catch_up=True``, or is restored, has rows
+            that miss steps, and is not bound yet; `rows` without `var`.
+
+        Notes
+        -----
+        With momentum a row moves in every step. So before a loss reads the rows of a
+        batch, they must be caught up; without momentum only slots decay, and nothing
+        needs to be done. After k missed steps, with :math:`\beta` the momentum:
+
+        .. math::
+
+            \mathrm{rms} &\leftarrow \rho^k \, \mathrm{rms} \\
+            \mathrm{mg} &\leftarrow \rho^k \, \mathrm{mg}
+                \quad \text{if centered} \\
+            \mathrm{var} &\leftarrow \mathrm{var}
+                - (\beta + \beta^2 + \dots + \beta^k) \, \mathrm{mom}
+                \quad \text{with momentum} \\
+            \mathrm{mom} &\leftarrow \beta^k \, \mathrm{mom}
+                \quad \text{with momentum}
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rmsprop_fast import IndexedSlices, RMSprop
+        >>> table = np.zeros((3, 1))
+        >>> opt = RMSprop(rho=0.5, catch_up=True)
+        >>> for row in (0, 1, 1):
+        ...     grad = IndexedSlices(np.ones((1, 1)), np.array([row]))
+        ...     step = opt.apply_gradients([(grad, table)])
+        >>> opt.get_slot(table, "rms").ravel()  # row 0 misses two steps
+        array([0.5 , 0.75, 0.  ])
+        >>> opt.catch_up()
+        >>> opt.get_slot(table, "rms").ravel()
+        array([0.125, 0.75 , 0.   ])
+        """
+        with self._lock:
+            validation.counted_rows(self._slots)
+            if rows is not None:
+                rows = validation.rows(rows, var)
+            if var is None:
+                indices = list(range(len(self._slots.variables)))
+            else:
+                indices = [self._index(var)]
+                validation.variable("", var)
+            if self._slots.is_restored:
+                return  # no row is behind
+            done = self._step.catch_up(
+                indices, rows, *self._idle_scalars(), self._num_threads
+            )
+            if not done:
+                assert rows is not None  # else there is nothing out of range
+                assert var is not None
+                validation.row_out_of_range(rows, var)
+
     # --- Losses -----------------------------------------------------------------------
 
     def _gradients(
-        self, loss: Callable[[], tuple[Any, Any]], var_list: Any
+        self, loss: Loss, var_list: Any
     ) -> tuple[Any, list[Gradient], list[Array]]:
         """Call `loss`; return its value, its gradients and the list of variables."""
+        if isinstance(loss, ValueAndGrad):
+            variables = validation.loss_variables(_listed(var_list))
+            return *loss(*variables), variables
         value, grads = validation.loss_result(validation.loss(loss)())
-        if callable(var_list):
-            var_list = var_list()  # after the loss, as Keras does
-        if backends.is_array(var_list):
-            var_list = [var_list]
+        var_list = _listed(var_list)  # after the loss, as Keras does
         if backends.is_array(grads) or isinstance(grads, IndexedSlices):
             grads = [grads]
         return value, *validation.matched(grads, var_list)
 
     def minimize(
         self,
-        loss: Callable[[], tuple[Any, Any]],
+        loss: Loss,
         var_list: Any,
         grad_loss: float | None = None,
         name: None = None,
@@ -451,9 +646,11 @@ class Optimizer:
         ----------
         loss : callable
             Takes no argument and returns ``(value, grads)``; `grads` holds a gradient
-            for every variable, None for those that do not matter.
+            for every variable, None for those that do not matter. Or one that
+            `rmsprop_fast.gradients` made of a function of the variables.
         var_list : list of ndarray, ndarray, or callable
-            The variables; a callable that returns them is called after `loss`.
+            The variables; a callable that returns them is called after a `loss` that
+            takes no argument.
         grad_loss : float, optional
             Multiplies the gradients before they are clipped.
         name : None
@@ -476,9 +673,7 @@ class Optimizer:
         self.last_loss = value
         return done
 
-    def get_gradients(
-        self, loss: Callable[[], tuple[Any, Any]], params: Any
-    ) -> list[Array | IndexedSlices]:
+    def get_gradients(self, loss: Loss, params: Any) -> list[Array | IndexedSlices]:
         """Evaluate a loss and return its gradients, clipped.
 
         Parameters
@@ -517,9 +712,7 @@ class Optimizer:
             for array, grad in zip(new, grads, strict=True)
         ]
 
-    def get_updates(
-        self, loss: Callable[[], tuple[Any, Any]], params: Any
-    ) -> list[int]:
+    def get_updates(self, loss: Loss, params: Any) -> list[int]:
         """Evaluate a loss and its gradients once and apply them: one step.
 
         Parameters
@@ -691,9 +884,15 @@ class Optimizer:
         list of numpy.ndarray
             Iterations (0-d int64), then every rms, every momentum and every mg in the
             order of the variables; what is on devices, copied to the host.
+
+        Raises
+        ------
+        ValueError
+            Rows miss steps, see `catch_up`: a list of weights cannot say which.
         """
         with self._lock:
             self.check()
+            validation.no_row_is_behind("get_weights", self._slots)
             return [
                 array.get()
                 if backends.is_on_device(array)
@@ -708,7 +907,7 @@ class Optimizer:
         ----------
         weights : list of ndarray
             As `get_weights` returns them. Without the first, as Keras 1 wrote them,
-            iterations become 0.
+            iterations become 0. With ``catch_up=True`` no row misses a step then.
 
         Raises
         ------
@@ -721,6 +920,7 @@ class Optimizer:
             # Copies first: an array of the caller's may be one of the live ones.
             for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
                 backends.copy_into(slot, array)
+            self._slots.call_caught_up()
 
     # --- Configuration ----------------------------------------------------------------
 
@@ -751,6 +951,9 @@ class Optimizer:
             "global_clipnorm": self.global_clipnorm,
             **{name: self._hyper[name] for name in self._ranges if name in self._hyper},
             **self._flags,
+            "weight_decay": self._weight_decay,
+            "catch_up": self._catches_up or None,
+            "check_finite": self._check_finite or None,
             "num_threads": self._num_threads,
         }
         return {name: value for name, value in arguments.items() if value is not None}
@@ -787,18 +990,70 @@ class Optimizer:
             )
         return cls(**config)
 
+    # --- Saving -----------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str], var_list: Any = None) -> None:
+        """Write configuration and state to one file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file, by convention ``*.npz``; nothing is appended. One that exists is
+            replaced, keeping its permissions; a symbolic link is followed.
+        var_list : list of ndarray, optional
+            Variables whose values are stored too, so that they and the state are of one
+            step; only read. If omitted, the file holds none.
+
+        Raises
+        ------
+        TypeError
+            `path` is no path; `var_list` holds what cannot be a variable; a
+            configuration is not ready for JSON.
+        ValueError
+            `path` is no regular file.
+        OSError
+            The file cannot be written; what was there before is still there.
+
+        See Also
+        --------
+        rmsprop_fast.load : Reads the file.
+
+        Notes
+        -----
+        The file is written under another name in the same folder, synchronised with the
+        disk, and renamed: whenever the process or the machine stops, `path` is the old
+        file or the new one. A process that is killed may leave a file ``.*.tmp``.
+
+        Nothing is evaluated: of a hyperparameter that is a callable, and of a schedule
+        of the caller's without `get_config`, the file keeps a description, and
+        `rmsprop_fast.load` must be given it again. `last_loss` is not stored. Steps in
+        other threads wait.
+        """
+        from rmsprop_fast import checkpoint  # it knows the classes, this one too
+
+        checkpoint.save(self, path, var_list)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
+        self.check()
+        return {**self._slots.state(), "skipped_steps": self.skipped_steps}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Start afresh from what `_state` returned."""
+        self.skipped_steps = validation.integer(
+            "skipped_steps", state["skipped_steps"], 0
+        )
+        self._own(Slots.from_state(state))
+
     def __getstate__(self) -> dict[str, Any]:
         rebuilt = ("_lock", "_step", "_devices", "_silent", "_slots")
         with self._lock:
-            self.check()
-            state = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
-            return {**state, "slots": self._slots.state()}
+            attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
+            return {"attributes": attributes, "state": self._state()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        slots = Slots.from_state(state.pop("slots"))
-        self.__dict__.update(state)
-        self._own(slots)
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__dict__.update(pickled["attributes"])
+        self._restore(pickled["state"])
 
     def __copy__(self) -> Self:
         """Return a deep copy: two optimizers must not step on one state."""

@@ -41,7 +41,8 @@ class RMSprop(Optimizer):
     num_threads : int, optional
         See `Optimizer`.
     **kwargs : float
-        `clipnorm`, `clipvalue`, `global_clipnorm`, `lr` and `decay`, see `Optimizer`.
+        `clipnorm`, `clipvalue`, `global_clipnorm`, `lr`, `decay`, `weight_decay`,
+        `catch_up` and `check_finite`, see `Optimizer`.
 
     Raises
     ------
@@ -72,8 +73,12 @@ class RMSprop(Optimizer):
     arXiv:1308.0850, equations 38 to 41. Keras's r2.0 code put epsilon outside the root
     when momentum was 0 and inside otherwise, against its own page.
 
+    With `weight_decay`, var is multiplied by :math:`1 - \mathrm{lr} \cdot
+    \mathrm{weight\_decay}` before the increment is subtracted, as in Keras 3
+    (Loshchilov and Hutter, arXiv:1711.05101).
+
     Rows that are not in the `indices` of a row-sparse gradient keep their values and
-    their slots.
+    their slots; with ``catch_up=True``, until they `catch_up`.
 
     Examples
     --------
@@ -89,6 +94,7 @@ class RMSprop(Optimizer):
     (100, True)
     """
 
+    _idle_hyper = ("rho", "momentum")
     _ranges = {
         **Optimizer._ranges,
         "rho": validation.fraction,
@@ -151,7 +157,10 @@ class RMSprop(Optimizer):
 
     @centered.setter
     def centered(self, value: bool) -> None:
-        self._flags["centered"] = validation.flag("centered", value)
+        value = validation.flag("centered", value)
+        if self._catches_up and "centered" in self._flags:
+            self.catch_up()  # mg decays in missed steps only while it is in use
+        self._flags["centered"] = value
 
     @property
     def eps_in_sqrt(self) -> bool:
@@ -162,15 +171,21 @@ class RMSprop(Optimizer):
     def eps_in_sqrt(self, value: bool) -> None:
         self._flags["eps_in_sqrt"] = validation.flag("eps_in_sqrt", value)
 
-    def _scalars(self) -> tuple[int, Any, float, float, float]:
-        momentum = self._get_hyper("momentum")
-        variant = (
+    def _variant(self, momentum: float) -> int:
+        return (
             CENTERED * self._flags["centered"]
             + MOMENTUM * (momentum > 0)
             + EPS_IN_SQRT * self._flags["eps_in_sqrt"]
         )
+
+    def _idle_scalars(self) -> tuple[int, float, float]:
+        momentum = self._get_hyper("momentum")
+        return self._variant(momentum), self._get_hyper("rho"), momentum
+
+    def _scalars(self) -> tuple[int, float, float, float, float]:
+        momentum = self._get_hyper("momentum")
         return (
-            variant,
+            self._variant(momentum),
             self._learning_rate_now(),
             self._get_hyper("rho"),
             momentum,

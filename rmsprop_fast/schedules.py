@@ -569,7 +569,7 @@ class CosineDecayRestarts(_BuiltIn):
 
 # --- Serialisation -------------------------------------------------------------------
 
-_BUILT_INS: Mapping[str, type[LearningRateSchedule]] = {
+BUILT_INS: Mapping[str, type[LearningRateSchedule]] = {
     cls.__name__: cls
     for cls in (
         CosineDecay,
@@ -658,7 +658,7 @@ def deserialize(
             f"config must have the keys 'class_name' and 'config', got {list(config)}"
         )
     name = validation.text("class_name", config["class_name"])
-    known: dict[str, Any] = {**_BUILT_INS, **(custom_objects or {})}
+    known: dict[str, Any] = {**BUILT_INS, **(custom_objects or {})}
     if name not in known:
         raise ValueError(f"Unknown decay: {name}")
     cls = known[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -58,14 +59,26 @@ class Slots:
     A variable is recognised by its address, shape, strides and dtype, so any view of
     the same memory finds the same slots. A restored state knows shapes and dtypes only,
     and is bound to the next variables by position.
+
+    Parameters
+    ----------
+    counts_rows : bool, default False
+        Whether to count the steps that each row of a variable has, see `counters`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts_rows: bool = False) -> None:
         self.iterations = np.zeros((), np.int64)
         self.variables: list[Array | None] = []
         self.specs: list[tuple[Shape, np.dtype[Any]]] = []
         self.by_key: dict[Any, int] = {}
         self.extents = Extents()
+        self.counts_rows = counts_rows
+        # For each variable with rows, int64: "steps" are the two numbers of steps that
+        # it made and that all its rows have; "row_steps" are those that each row has.
+        # The larger of the last two counts.
+        self.counters: list[dict[str, Array]] = []
+        self.is_excluded: list[bool] = []  # from weight decay, for each variable
+        self._to_exclude: dict[Any, Array] = {}  # arrays that are no variables yet
         self.is_closed = False
         self.is_restored = False
         self._arrays: list[dict[str, Array]] = []
@@ -143,6 +156,8 @@ class Slots:
         self.by_key[self.key(var)] = len(self.variables)
         self.variables.append(backends.own_view(var))
         self.specs.append((var.shape, var.dtype))
+        self.counters.append(self._new_counters(var.shape))
+        self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
         self._arrays.append({})
         self._take(var)
 
@@ -160,11 +175,14 @@ class Slots:
                 self._take(slots[name])
             self.variables[index] = backends.own_view(var)
             self.by_key[self.key(var)] = index
+            if self._to_exclude.pop(self.key(var), None) is not None:
+                self.is_excluded[index] = True
             self._take(var)
 
     def forget(self, index: int) -> None:
         """Let go of a variable and its slots; later ones move up."""
-        for field in (self.variables, self.specs, self._arrays):
+        fields = (self.specs, self.counters, self.is_excluded, self._arrays)
+        for field in (self.variables, *fields):
             del field[index]
         self._order = [(i - (i > index), name) for i, name in self._order if i != index]
         self.by_key = {}
@@ -176,35 +194,113 @@ class Slots:
         for array in self.arrays():
             self._take(array)
 
+    # --- Rows that missed steps -------------------------------------------------------
+
+    def _new_counters(self, shape: Shape) -> dict[str, Array]:
+        if not self.counts_rows or 0 in shape or not shape:
+            return {}
+        # Never written unless a gradient is row-sparse: then zeros cost no memory.
+        return {
+            "steps": np.zeros(2, np.int64),
+            "row_steps": np.zeros(shape[0], np.int64),
+        }
+
+    def behind(self) -> list[int]:
+        """Return the indices of the variables with rows that miss steps."""
+        return [
+            index
+            for index, counters in enumerate(self.counters)
+            if counters
+            and counters["steps"][1] < counters["steps"][0]
+            and (counters["row_steps"] < counters["steps"][0]).any()
+        ]
+
+    def call_caught_up(self) -> None:
+        """Say of every row that it misses no step."""
+        for counters in self.counters:
+            if counters:
+                counters["steps"][1] = counters["steps"][0]
+
+    # --- Weight decay -----------------------------------------------------------------
+
+    def exclude(self, var: Array) -> int | None:
+        """Exclude an array from weight decay; return its index if it is bound."""
+        index = self.find(var)
+        if index is None:
+            self._to_exclude[self.key(var)] = backends.own_view(
+                var
+            )  # keeps the address taken
+        else:
+            self.is_excluded[index] = True
+        return index
+
     # --- Saving -----------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the variables; what is on devices, on the host."""
+        """Return everything but the variables.
+
+        ``"arrays"`` maps names to the live arrays, in order, or to copies of those on
+        devices; all else is for JSON.
+        """
+        if self._to_exclude:
+            validation.unbound_exclusions(list(self._to_exclude.values()))
+        arrays = {
+            f"slot.{index}.{quote(name, safe='')}": backends.as_numpy(
+                self._arrays[index][name]
+            )
+            for index, name in self._order
+        }
+        for index in range(len(self.specs)):
+            for name, counter in self._counters_to_save(index).items():
+                arrays[f"counter.{index}.{name}"] = counter
         return {
             "iterations": int(self.iterations),
-            "specs": list(self.specs),
-            "arrays": [
-                {name: backends.as_numpy(array) for name, array in slots.items()}
-                for slots in self._arrays
-            ],
-            "order": list(self._order),
+            "variables": [[list(shape), dtype.name] for shape, dtype in self.specs],
             "is_closed": self.is_closed,
+            "counts_rows": self.counts_rows,
+            "is_excluded": list(self.is_excluded),
+            "arrays": arrays,
         }
+
+    def _counters_to_save(self, index: int) -> dict[str, Array]:
+        """Return counters, without those of rows where all have the same."""
+        counters = dict(self.counters[index])
+        if counters and counters["steps"][1] == counters["steps"][0]:
+            del counters["row_steps"]
+        return counters
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Slots:
-        """Return slots that bind by position to the next variables."""
-        self = cls()
-        self.iterations[()] = state["iterations"]
-        self.specs = list(state["specs"])
-        self.variables = [None] * len(self.specs)
-        self._arrays = [
-            {name: _own_copy(array) for name, array in slots.items()}
-            for slots in state["arrays"]
+        """Return slots that bind by position to the next variables.
+
+        Raises ValueError for a state that no optimizer can have had.
+        """
+        self = cls(validation.flag("counts_rows", state["counts_rows"]))
+        self.iterations[()] = validation.integer(
+            "iterations", state["iterations"], 0, validation.MAX_ITERATIONS
+        )
+        self.specs = [
+            (tuple(shape), validation.slot_dtype("dtype", dtype))
+            for shape, dtype in state["variables"]
         ]
-        self._order = list(state["order"])
-        self.is_closed = state["is_closed"]
+        self.variables = [None] * len(self.specs)
+        self._arrays = [{} for _ in self.specs]
+        self.counters = [self._new_counters(shape) for shape, _ in self.specs]
+        self.is_excluded = [
+            validation.flag("is_excluded", excluded)
+            for excluded, _ in zip(state["is_excluded"], self.specs, strict=True)
+        ]
+        self.is_closed = validation.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
-        for array in self.arrays():
-            self._take(array)
+        for key, array in state["arrays"].items():
+            kind, number, name = key.split(".", 2)
+            index = int(number)
+            if kind == "slot":
+                validation.saved_slot(key, index, array, self.specs)
+                self.add(index, unquote(name), _own_copy(array))
+            elif kind == "counter":
+                validation.saved_counter(key, index, name, array, self.counters)
+                self.counters[index][name] = _own_copy(array)
+            else:
+                raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
         return self

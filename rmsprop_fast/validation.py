@@ -124,6 +124,29 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def finiteness(name: str, value: Any) -> bool | str:
+    """Return what `check_finite` may be."""
+    if isinstance(value, str) and value == "skip":
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool or 'skip', got {value!r}")
+
+
+def no_callable_with_catch_up(name: str, value: Any) -> None:
+    """Refuse a callable where missed steps are made up for with one number."""
+    if callable(value):
+        raise ValueError(f"{name} must be a number with catch_up=True, got {value!r}")
+
+
+def no_weight_decay_with_catch_up(value: Any) -> None:
+    """Refuse weight decay where missed steps are made up for."""
+    if value:
+        raise ValueError(
+            f"weight_decay must be None or 0 with catch_up=True, got {value!r}"
+        )
+
+
 def left_at_default(name: str, value: Any) -> None:
     """Refuse an argument of Keras's that has no meaning for arrays."""
     if value is not None:
@@ -471,6 +494,16 @@ def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> N
     )
 
 
+def only_on_the_host(name: str, value: Any, arrays: Iterable[Any]) -> None:
+    """Refuse an option that steps on devices do not have."""
+    for array in arrays:
+        if backends.is_on_device(array):
+            raise ValueError(
+                f"{name} must be False with variables on devices, got {value!r} and one "
+                f"on {backends.place_of(array)}"
+            )
+
+
 def one_place(arrays: Iterable[Any]) -> None:
     """Refuse a norm over gradients in several places: one would have to wait."""
     places = list(dict.fromkeys(map(backends.place_of, arrays)))
@@ -591,6 +624,25 @@ def step(
     return list(seen.values()), missing
 
 
+def nonfinite(grads_and_vars: Sequence[tuple[Any, Any]]) -> None:
+    """Raise if an element of a gradient is infinite or no number."""
+    found = []
+    for k, (grad, var) in enumerate(grads_and_vars):
+        if grad is None:
+            continue
+        values = grad if isinstance(grad, np.ndarray) else grad.values
+        count = values.size - np.count_nonzero(np.isfinite(values))
+        if count:
+            found.append(
+                f"{count} of {values.size} elements in grads_and_vars[{k}], of the "
+                f"variable of shape {var.shape}, that are not"
+            )
+    if found:
+        raise FloatingPointError(
+            f"every element of a gradient must be finite, got {', '.join(found)}"
+        )
+
+
 # --- Losses --------------------------------------------------------------------------
 
 
@@ -603,6 +655,24 @@ def loss(value: Any) -> Callable[[], Any]:
     return value  # type: ignore[no-any-return]
 
 
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Return a function of the variables."""
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a callable of the variables that returns a scalar, "
+            f"got {value!r}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def scalar_loss(shape: tuple[int, ...]) -> None:
+    """Refuse a loss that is an array; only a scalar has gradients."""
+    if shape != ():
+        raise ValueError(
+            f"loss must be a scalar, such as a mean or a sum, got shape {shape}"
+        )
+
+
 def loss_result(result: Any) -> tuple[Any, Any]:
     """Return what a loss returned as (value, grads)."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -613,12 +683,21 @@ def loss_result(result: Any) -> tuple[Any, Any]:
     return result[0], result[1]
 
 
+def loss_variables(var_list: Any) -> list[Array]:
+    """Return the variables that a loss is called with."""
+    variables = _listed("var_list", var_list)
+    return [variable(f"var_list[{k}]: ", var) for k, var in enumerate(variables)]
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Iterable) or backends.is_array(value):
+        raise TypeError(f"{name} must be a list, got {type(value).__name__}")
+    return list(value)
+
+
 def matched(grads: Any, var_list: Any) -> tuple[list[Any], list[Any]]:
     """Return gradients and variables as lists of one length."""
-    for name, value in (("grads", grads), ("var_list", var_list)):
-        if not isinstance(value, Iterable) or backends.is_array(value):
-            raise TypeError(f"{name} must be a list, got {type(value).__name__}")
-    grads, var_list = list(grads), list(var_list)
+    grads, var_list = _listed("grads", grads), _listed("var_list", var_list)
     if len(grads) != len(var_list):
         raise ValueError(
             f"loss must return a gradient for each of the {len(var_list)} variables, "
@@ -670,6 +749,80 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
     return arrays
 
 
+def no_row_is_behind(what: str, slots: Slots) -> None:
+    """Refuse what needs all steps of all rows."""
+    behind = slots.behind()
+    if behind:
+        raise ValueError(
+            f"{what} needs every row to have its variable's steps, got "
+            f"{len(behind)} variable{'s' * (len(behind) > 1)} with rows that miss "
+            "some: call catch_up()"
+        )
+
+
+def counted_rows(slots: Slots) -> None:
+    """Refuse to catch up where steps are not counted, or variables not known yet."""
+    if not slots.counts_rows:
+        raise ValueError("catch_up needs an optimizer made with catch_up=True")
+    if slots.is_restored and slots.behind():
+        raise ValueError(
+            "a restored optimizer must be bound by build or apply_gradients before "
+            "its rows catch up"
+        )
+
+
+def rows(value: Any, var: Any) -> Array:
+    """Return row numbers of `var`; the step itself finds what is out of range."""
+    if var is None:
+        raise ValueError("rows must be None when var is None: all rows catch up")
+    array = _integers("rows", value)
+    if array.ndim != 1:
+        raise ValueError(f"rows must have 1 dimension, got shape {array.shape}")
+    if var.ndim == 0:
+        raise ValueError("var must have at least 1 dimension for rows, got 0")
+    return array
+
+
+def row_out_of_range(rows: Array, var: Array) -> NoReturn:
+    """Raise for the first row that is not there."""
+    bad = np.flatnonzero((rows < 0) | (rows >= len(var)))[0]
+    raise IndexError(
+        f"rows must be in [0, {len(var)}), got {rows[bad]} at position {bad}"
+    )
+
+
+def to_exclude(var_list: Any, var_names: Any, slots: Slots) -> list[Array]:
+    """Return arrays that are variables, or may become some."""
+    if var_names is not None:
+        raise ValueError(
+            f"var_names must be None: arrays have no names, got {var_names!r}"
+        )
+    if backends.is_array(var_list) or not isinstance(var_list, Iterable):
+        raise TypeError(
+            f"var_list must be a list of arrays, got {type(var_list).__name__}"
+        )
+    arrays = list(var_list)
+    for k, var in enumerate(arrays):
+        where = f"var_list[{k}]: "
+        variable(where, var)
+        index = slots.find(var)
+        bound = None if index is None else slots.variables[index]
+        if bound is not None:
+            same_array(where, var, bound)
+        elif slots.is_closed and not slots.is_restored:
+            _stranger(where, var, slots)
+    return arrays
+
+
+def unbound_exclusions(arrays: Sequence[Array]) -> NoReturn:
+    """Raise for exclusions that nothing could find again."""
+    shapes = ", ".join(str(array.shape) for array in arrays)
+    raise ValueError(
+        "arrays excluded from weight decay must be bound by build or apply_gradients "
+        f"before the optimizer is copied or saved, got unbound ones of shape {shapes}"
+    )
+
+
 def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an initial value for a slot as an array that fits."""
     host = backends.as_numpy(value) if backends.is_on_device(value) else value
@@ -691,6 +844,40 @@ def new_slot(slot: Array, var: Array, slots: Slots) -> None:
     memory = _Memory(slots)
     memory.add("its variable", var)
     memory.refuse("", "initializer", slot)
+
+
+def saved_slot(
+    key: str,
+    index: int,
+    array: Array,
+    specs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+) -> None:
+    """Refuse a restored slot that does not fit its variable."""
+    if not 0 <= index < len(specs):
+        raise ValueError(f"{key} must be of one of {len(specs)} variables")
+    if (array.shape, array.dtype) != specs[index]:
+        raise ValueError(
+            f"{key} must have its variable's shape {specs[index][0]} and dtype "
+            f"{specs[index][1]}, got {array.shape} and {array.dtype}"
+        )
+
+
+def saved_counter(
+    key: str,
+    index: int,
+    name: str,
+    array: Array,
+    counters: Sequence[dict[str, Array]],
+) -> None:
+    """Refuse a restored counter that its variable cannot have."""
+    new = counters[index].get(name) if 0 <= index < len(counters) else None
+    if new is None:
+        raise ValueError(f"{key} must be of a variable whose rows are counted")
+    if (array.shape, array.dtype) != (new.shape, new.dtype):
+        raise ValueError(
+            f"{key} must have the shape {new.shape} and dtype {new.dtype}, got "
+            f"{array.shape} and {array.dtype}"
+        )
 
 
 def too_many_iterations() -> NoReturn:
@@ -715,3 +902,31 @@ def unknown_variable(var: Any) -> NoReturn:
     raise KeyError(
         f"var must be a variable of this optimizer, got {type(var).__name__}"
     )
+
+
+KERNEL_STATUS = {
+    "BAD_SIZE": (ValueError, "n, n_rows and width must be >= 0 and fit into memory"),
+    "BAD_POINTER": (
+        ValueError,
+        "arrays must be aligned, and only mg, mom (at momentum 0) and arrays without "
+        "elements may be NULL",
+    ),
+    "BAD_OVERLAP": (
+        ValueError,
+        "param, grad or values, rms, mg and mom must not share memory",
+    ),
+    "BAD_SCALAR": (
+        ValueError,
+        "lr and epsilon must be finite and >= 0, rho and momentum in [0, 1], "
+        "keep finite, clip > 0",
+    ),
+    "BAD_THREADS": (ValueError, f"num_threads must be in [0, {MAX_THREADS}]"),
+    "BAD_ROW": (IndexError, "rows must be in [0, n_rows)"),
+    "NO_MEMORY": (MemoryError, "rows need 16 bytes each to be sorted"),
+}
+
+
+def kernel_status(name: str) -> NoReturn:
+    """Raise for what a function of `rmsprop_fast.kernels` returned."""
+    kind, rule = KERNEL_STATUS[name]
+    raise kind(rule)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from venvs import ROOT, build, create_venv
 
 from rmsprop_fast.cpu import _step, dispatch
 
@@ -64,3 +66,29 @@ def any_work_is_shared() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20121106)
+
+
+@pytest.fixture(scope="session")
+def sdist_and_wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build both of these sources, once for all tests."""
+    if not (ROOT / "setup.py").is_file():
+        pytest.skip("needs the source tree")
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def sdist(sdist_and_wheel: tuple[Path, Path]) -> Path:
+    """Return the sdist of these sources."""
+    return sdist_and_wheel[0]
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist_and_wheel: tuple[Path, Path]) -> Path:
+    """Return the wheel built from the sdist; on Linux it carries libgomp."""
+    return sdist_and_wheel[1]
+
+
+@pytest.fixture(scope="session")
+def clean_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment that has the wheel, what it requires, and nothing else."""
+    return create_venv(tmp_path_factory.mktemp("clean") / "venv", wheel)

@@ -30,6 +30,10 @@ class Reference:
     eps_in_sqrt: bool = True
     clipvalue: float = math.inf
     clipnorm: float = math.inf
+    weight_decay: float = 0.0
+    catches_up: bool = False
+    steps: int = 0
+    row_steps: np.ndarray | None = None  # the steps that each row has
     slots: dict[str, np.ndarray] = field(default_factory=dict)
 
     def round(self, x: Any) -> np.ndarray:
@@ -69,13 +73,14 @@ class Reference:
         if self.momentum > 0:
             mom = r(self.momentum)
             new["momentum"] = inc = self.flush(r(r(mom * slots["momentum"]) + inc))
-        return r(1.0 * var - inc), new
+        keep = r(1.0 - self.learning_rate * self.weight_decay)
+        return r(r(keep * var) - inc), new
 
     def update(
         self, var: np.ndarray, grad: Any, scale: float | None = None
     ) -> np.ndarray:
         """Return `var` after one step; the slots are kept here."""
-        names = ["rms", *["momentum"] * (self.momentum > 0), *["mg"] * self.centered]
+        names = self.slot_names()
         for name in names:
             self.slots.setdefault(name, np.zeros(var.shape))
         sparse = isinstance(grad, IndexedSlices)
@@ -89,11 +94,57 @@ class Reference:
                 rows, g = self.sum_duplicates(grad.indices, g)
             else:
                 rows = ...
+            if self.catches_up:
+                var = self.catch_up(var, rows)
+                self.steps += 1
+                self.row_steps[rows] = self.steps
             held = {name: self.slots[name][rows] for name in names}
             var[rows], new = self.update_elements(var[rows], g, held)
             for name in names:
                 self.slots[name][rows] = new[name]
         return var.astype(self.dtype)
+
+    def slot_names(self) -> list[str]:
+        return ["rms", *["momentum"] * (self.momentum > 0), *["mg"] * self.centered]
+
+    def catch_up(self, var: np.ndarray, rows: Any = ...) -> np.ndarray:
+        """Return `var` after the steps with a zero gradient that some rows missed."""
+        if self.row_steps is None:
+            self.row_steps = np.zeros(len(var), np.int64)
+        r, var = self.round, var.astype(np.float64)
+        with np.errstate(all="ignore"):
+            for row in np.arange(len(var))[rows]:
+                missed = self.steps - int(self.row_steps[row])
+                if missed == 0:
+                    continue
+                rho, _ = self.powers(float(r(self.rho)), missed)
+                slots = {name: self.slots[name][row] for name in self.slot_names()}
+                for name in {"rms", "mg"} & set(slots):
+                    slots[name] = self.flush(r(self.flush(r(rho)) * slots[name]))
+                if "momentum" in slots:
+                    last, reach = self.powers(float(r(self.momentum)), missed)
+                    var[row] = r(var[row] - r(r(reach) * slots["momentum"]))
+                    slots["momentum"] = self.flush(
+                        r(self.flush(r(last)) * slots["momentum"])
+                    )
+                for name, values in slots.items():
+                    self.slots[name][row] = values
+                self.row_steps[row] = self.steps
+        return var
+
+    @staticmethod
+    def powers(base: float, k: int) -> tuple[float, float]:
+        """Return base^k and base + ... + base^k, in double, by the bits of k."""
+        power, total = 1.0, 0.0
+        block_power = block_total = base  # of 1, 2, 4, ... factors
+        while k:
+            if k % 2:
+                total += power * block_total
+                power *= block_power
+            block_total += block_power * block_total
+            block_power *= block_power
+            k //= 2
+        return power, total
 
     def sum_duplicates(
         self, indices: np.ndarray, g: np.ndarray

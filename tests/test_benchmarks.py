@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,21 @@ import pytest
 pytest.importorskip("benchmarks", reason="the checkout's benchmarks are not here")
 
 from benchmarks import __main__ as cli
-from benchmarks import baseline, dense, limits, memory, native, peers, problems, report
+from benchmarks import (
+    baseline,
+    catch_up,
+    checkpoint,
+    dense,
+    limits,
+    memory,
+    native,
+    options,
+    peers,
+    problems,
+    report,
+)
 from benchmarks import shapes as real_shapes
+from benchmarks.embedding import Outer
 from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target, run
 from benchmarks.sparse_peers import NumPyRows, OursRows
 
@@ -202,6 +216,13 @@ def test_dense_contestants_pass_the_check_once(
     assert contestant.check() is not None, "two steps more make another result"
 
 
+@pytest.mark.parametrize("way", ["fused", "then_apply_gradients", "then_kernels"])
+def test_fused_contestants_pass_the_check_once(way: str) -> None:
+    contestant = getattr(Outer(70, n_threads=2), way)()
+    assert contestant.check() is None
+    assert contestant.check() is not None, "two steps more make another result"
+
+
 @pytest.mark.parametrize("peer", [OursRows, NumPyRows], ids=lambda peer: peer.name)
 @pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 def test_sparse_contestants_pass_the_check_once(
@@ -212,6 +233,31 @@ def test_sparse_contestants_pass_the_check_once(
     contestant = peers.enter(built, problem, 1)
     assert contestant.check() is None
     assert contestant.check() is not None, "two steps more make another result"
+
+
+@pytest.mark.parametrize("entries", [checkpoint.savers, checkpoint.loaders])
+def test_checkpoint_contestants_bring_the_state_back(
+    entries: Callable[[list[tuple[int, ...]]], Iterator[Entry]],
+) -> None:
+    built = {name: build() for name, build in entries([(64,), (3, 2)])}
+    assert OURS in built
+    assert {name: one.check() for name, one in built.items()} == dict.fromkeys(built)
+
+
+def test_rows_that_catch_up_pass_the_check_that_lazy_ones_do_not() -> None:
+    # Without momentum two steps from zero move rows alike.
+    variant = problems.Variant("made up", momentum=0.9, catch_up=True)
+    problem = problems.Sparse(2000, 8, 500, variant=variant)
+    assert peers.enter(catch_up.CaughtUp(problem), problem, 1).check() is None
+    lazy = problems.Sparse(2000, 8, 500, variant=replace(variant, catch_up=False))
+    assert peers.enter(OursRows(lazy), lazy, 1).check() is None
+    assert peers.enter(OursRows(lazy), problem, 1).check() is not None
+
+
+@pytest.mark.parametrize("option", options.OPTIONS)
+def test_options_pass_the_check(option: str) -> None:
+    contestants = options.contestants(option, 5000, EFFORT)
+    assert [build().check() for _, build in contestants] == [None, None]
 
 
 def test_a_changed_row_outside_the_batch_is_found() -> None:

@@ -139,6 +139,49 @@ def test_thread_counts_and_instruction_sets_give_the_bits_of_one_baseline_thread
         assert_same_bits(ours, theirs)
 
 
+INDICES = {
+    "uniform": lambda rng, n, n_rows: rng.integers(0, n_rows, n),
+    "skewed": lambda rng, n, n_rows: np.minimum(rng.zipf(1.3, n) - 1, n_rows - 1),
+    "one row": lambda rng, n, n_rows: np.full(n, n_rows - 1),
+    "ascending": lambda rng, n, n_rows: np.sort(rng.integers(0, n_rows, n)),
+    "descending": lambda rng, n, n_rows: np.sort(rng.integers(0, n_rows, n))[::-1],
+}
+
+
+@pytest.mark.parametrize("n", [2047, 2048, 5000])  # all threads sort from 2,048 on
+@pytest.mark.parametrize("n_rows", [1, 3, 2048, 2049, 70_000])
+@pytest.mark.parametrize("kind", INDICES)
+@pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
+def test_many_rows_are_sorted_alike_by_any_number_of_threads(
+    rng, n, n_rows, kind, index_dtype
+) -> None:
+    indices = INDICES[kind](rng, n, n_rows).astype(index_dtype)
+    values = wide_range(rng, (n, 2), np.float32)
+    results = []
+    for n_threads in (1, 2, 7):
+        table = np.zeros((n_rows, 2), np.float32)
+        opt = RMSprop(**OPTIONS, num_threads=n_threads)
+        opt.apply_gradients([(IndexedSlices(values, indices), table)])
+        results.append(table)
+    # One thread's order is compared with the reference by the tests above.
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+
+
+def test_a_row_out_of_range_among_many_changes_nothing(n_threads) -> None:
+    for bad in (-1, 3000):
+        indices = np.arange(5000) % 3000
+        indices[4321] = bad
+        table = np.ones((3000, 2), np.float32)
+        opt = RMSprop(num_threads=n_threads)
+        with pytest.raises(IndexError, match=r"\[4321\]|4321|in \[0, 3000\)"):
+            opt.apply_gradients(
+                [(IndexedSlices(np.ones((5000, 2), np.float32), indices), table)]
+            )
+        assert (table == 1).all()
+        assert opt.iterations == 0
+
+
 @pytest.mark.parametrize("size", [1, 31, 33, 4095, 4096, 4097, 20000])
 def test_a_norm_is_reduced_in_the_specified_order(
     rng, dtype, isa, n_threads, size

@@ -9,6 +9,7 @@ import pytest
 
 import rmsprop_fast
 from rmsprop_fast import get_include, show_config, threads
+from rmsprop_fast.__main__ import main
 from rmsprop_fast.cpu import _platform, dispatch
 
 KEYS = ["isa", "available isas", "openmp", "threads", "compiler"]
@@ -85,6 +86,35 @@ def test_every_public_name_exists():
     assert sorted(rmsprop_fast.__all__) == rmsprop_fast.__all__
     for name in rmsprop_fast.__all__:
         assert hasattr(rmsprop_fast, name)
+
+
+# --- python -m rmsprop_fast -----------------------------------------------------------
+
+
+def test_the_command_line_prints_what_build_scripts_want(capsys):
+    main(["--include"])
+    assert capsys.readouterr().out == f"{get_include()}\n"
+    main(["--config"])
+    printed = capsys.readouterr().out
+    show_config()
+    assert printed == capsys.readouterr().out
+
+
+def test_the_command_line_knows_the_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "rmsprop_fast", "--version"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{rmsprop_fast.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--include", "--config"], ["include"]])
+def test_another_command_line_prints_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: python -m rmsprop_fast" in capsys.readouterr().err
 
 
 # --- RMSPROP_FAST_ISA -----------------------------------------------------------------

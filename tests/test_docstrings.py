@@ -11,7 +11,7 @@ import pytest
 from numpydoc.validate import validate
 
 import rmsprop_fast
-from rmsprop_fast import schedules
+from rmsprop_fast import gradients, kernels, schedules
 
 SETTINGS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 CHECKS = set(SETTINGS["tool"]["numpydoc_validation"]["checks"])
@@ -19,7 +19,7 @@ CHECKS = set(SETTINGS["tool"]["numpydoc_validation"]["checks"])
 
 def public_names() -> Iterator[str]:
     """Yield the public functions, classes, methods and properties."""
-    for module in (rmsprop_fast, schedules):
+    for module in (rmsprop_fast, gradients, schedules):
         for name in module.__all__:
             value = getattr(module, name)
             if not inspect.isclass(value) and not inspect.isfunction(value):
@@ -30,6 +30,9 @@ def public_names() -> Iterator[str]:
                     is_data = held is None or isinstance(held, (int, float))
                     if not member.startswith("_") and not is_data:
                         yield f"{module.__name__}.{name}.{member}"
+    for name in kernels.__all__:
+        if name.islower() and callable(getattr(kernels, name)):  # Cython's functions
+            yield f"rmsprop_fast.kernels.{name}"
 
 
 @pytest.mark.parametrize("name", list(public_names()))

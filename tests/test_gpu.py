@@ -311,6 +311,53 @@ def test_the_same_variable_twice_is_updated_twice_in_order(xp, rng, dtype) -> No
     assert opt.iterations == 1
 
 
+def test_weight_decay_reaches_the_device_but_for_what_is_excluded(xp, rng) -> None:
+    variables, grads = make_step(rng, np.float32)
+    host, ours = [var.copy() for var in variables], [xp(var) for var in variables]
+    moved = [xp.grad(grad) for grad in grads]
+    opt, twin = (RMSprop(0.1, momentum=0.5, weight_decay=0.3) for _ in range(2))
+    opt.exclude_from_weight_decay([ours[1], ours[4]])
+    twin.exclude_from_weight_decay([host[1], host[4]])
+    for _ in range(2):
+        opt.apply_gradients(zip(moved, ours, strict=True))
+        twin.apply_gradients(zip(grads, host, strict=True))
+    for a, b in zip(ours, host, strict=True):
+        assert_same_bits(a.get(), b)
+
+
+def test_what_devices_do_not_have_is_refused(xp) -> None:
+    var, grad = xp(np.ones(3)), xp(np.ones(3))
+    message = "must be False with variables on devices, got "
+    for options in {"catch_up": True}, {"check_finite": True}, {"check_finite": "skip"}:
+        opt = RMSprop(**options)
+        with pytest.raises(ValueError, match=f"{next(iter(options))} {message}"):
+            opt.apply_gradients([(grad, var)])
+        assert opt.iterations == 0
+    with pytest.raises(ValueError, match=f"catch_up {message}True and one on cuda:0"):
+        RMSprop(catch_up=True).build([var])
+    opt = RMSprop()
+    opt.apply_gradients([(grad, var)])
+    opt.check_finite = True
+    with pytest.raises(ValueError, match=f"check_finite {message}"):
+        opt.apply_gradients([(grad, var)])
+    assert opt.apply_gradients([(np.ones(3), np.ones(3))]) == 2
+
+
+def test_a_saved_optimizer_goes_to_either_place(xp, rng, tmp_path) -> None:
+    from rmsprop_fast import load
+
+    start, grad = wide_range(rng, (4, 2), np.float32), np.ones((4, 2), np.float32)
+    ours = xp(start)
+    opt = RMSprop(**FULL)
+    opt.apply_gradients([(xp(grad), ours)])
+    opt.save(tmp_path / "state")
+    host = ours.get()
+    again = load(tmp_path / "state")
+    again.apply_gradients([(grad, host)])
+    opt.apply_gradients([(xp(grad), ours)])
+    assert_same_bits(host, ours.get())
+
+
 def test_gradients_may_take_turns_in_any_pattern(xp, rng) -> None:
     host = wide_range(rng, 6, np.float32)
     var = xp(host)

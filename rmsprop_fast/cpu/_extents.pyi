@@ -1,3 +1,6 @@
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Extents:
     def add(self, low: int, high: int) -> None: ...
     def may_touch(self, low: int, high: int) -> bool: ...

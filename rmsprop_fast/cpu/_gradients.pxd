@@ -12,11 +12,16 @@ ctypedef struct Gradient:
     Py_ssize_t row_stride      # row-sparse only, as in Variable
     bint rows_are_runs
     Py_ssize_t first_block     # the norm's blocks before this gradient's
-    double squares             # the sum of squares, filled by sum_squares
+    double sum                 # of squares or ones, filled by the reductions
     double scale               # multiplies the raw values
 
-# Fill `squares` of every gradient, in the specified order of additions.
+# Fill `sum` of every gradient: of squares, in the specified order of additions.
 cdef void sum_squares(
+    Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks,
+    int n_threads) noexcept nogil
+
+# Fill `sum` of every gradient: how many elements are infinite or no number.
+cdef void count_nonfinite(
     Gradient *grads, Py_ssize_t n, double *blocks, Py_ssize_t n_blocks,
     int n_threads) noexcept nogil
 

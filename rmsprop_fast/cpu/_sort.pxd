@@ -11,20 +11,21 @@ ctypedef struct Occurrence64:
     uint64_t row
     uint64_t position
 
+# A gradient's row numbers: n integers of a NumPy type number, `stride` bytes apart.
+ctypedef struct Indices:
+    const char *data
+    Py_ssize_t stride
+    int typenum
+    Py_ssize_t n
+    Py_ssize_t n_rows      # each must be in [0, n_rows)
+
 # Whether n occurrences among n_rows rows need Occurrence64.
 cdef bint is_wide(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil
 
-# The bytes of one of them.
-cdef Py_ssize_t occurrence_size(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil
+# The bytes that sort_rows needs.
+cdef Py_ssize_t sort_bytes(const Indices *indices, int n_threads) noexcept nogil
 
-# Copy n integers of NumPy type number `typenum`, `stride` bytes apart, into out[0:n]
-# as occurrences. -1: done, in ascending order already; -2: done, not in order;
-# k >= 0: the row at position k is not in [0, n_rows).
-cdef Py_ssize_t copy_rows(
-    const char *indices, Py_ssize_t stride, int typenum, Py_ssize_t n,
-    Py_ssize_t n_rows, void *out) noexcept nogil
-
-# Sort by row, stable, in linear time, with n more occurrences of scratch. The result
-# is in one of the two: the one returned.
-cdef void *sort_rows(
-    void *occurrences, void *scratch, Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil
+# Copy the rows and sort the copy: stable, in linear time. Returns the occurrences,
+# somewhere in `memory`, or NULL when a row is out of range.
+cdef const void *sort_rows(
+    const Indices *indices, void *memory, int n_threads) noexcept nogil

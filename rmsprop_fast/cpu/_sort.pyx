@@ -1,14 +1,26 @@
-"""The rows of a row-sparse gradient: copied, checked, and put in order."""
+"""The rows of a row-sparse gradient: copied, checked, and put in order.
+
+Many rows are sorted by all threads. Each takes a range of rows with as many occurrences
+as the others' and sorts it where the sorted whole will have it, so that it later updates
+from occurrences that its own core wrote: fetching them from another core would cost more
+than the sort.
+"""
 
 cimport numpy as cnp
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport (
     UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 from libc.string cimport memcpy, memset
 
+cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
+    int rmsprop_team()
+
 cdef enum:
-    DIGIT_BITS = 11  # 2,048 counters are 16 KiB: half of a first-level cache
-    SMALL = 32       # at most this many are insertion-sorted: no counters to clear
+    DIGIT_BITS = 11        # 2,048 counters are 16 KiB: half of a first-level cache
+    SMALL = 32             # at most this many are insertion-sorted: nothing to clear
+    SERIAL_BELOW = 2048    # fewer are sorted before another thread has started
+    BLOCK = 256            # indices read at once, onto the stack
 
 cdef fused Integer:
     int8_t
@@ -24,69 +36,113 @@ cdef fused Occurrence:
     Occurrence32
     Occurrence64
 
+# What one thread sorts: the occurrences of rows [row, row_end), which the sorted whole
+# has at [begin, end).
+cdef struct Share:
+    uint64_t row
+    uint64_t row_end
+    Py_ssize_t begin
+    Py_ssize_t end
+    bint is_full           # as many were found as had been counted
+    const void *occurrences  # sorted
+
 
 cdef bint is_wide(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil:
     return n > UINT32_MAX or n_rows > UINT32_MAX
 
 
-cdef Py_ssize_t occurrence_size(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil:
-    return sizeof(Occurrence64) if is_wide(n, n_rows) else sizeof(Occurrence32)
+cdef Py_ssize_t sort_bytes(const Indices *indices, int n_threads) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(Occurrence32)
+    if is_wide(indices.n, indices.n_rows):
+        item = sizeof(Occurrence64)
+    return 2 * item * indices.n + n_threads * sizeof(Share)
 
 
-cdef Py_ssize_t _copy(
-    const char *indices, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t n_rows,
-    Occurrence *out, Integer _,
+cdef inline int _bits(Py_ssize_t n_rows) noexcept nogil:
+    """Return how many bits a row number has."""
+    cdef int bits = 0
+    while (n_rows - 1) >> bits:
+        bits += 1
+    return bits
+
+
+# --- Reading the indices --------------------------------------------------------------
+
+
+cdef void _widen(
+    const char *data, Py_ssize_t stride, Py_ssize_t n, uint64_t *rows, Integer _,
 ) noexcept nogil:
     cdef Integer index
-    cdef uint64_t row, previous = 0
-    cdef bint ascending = True
     cdef Py_ssize_t k
     for k in range(n):
         # memcpy: one load, of an address that need not be aligned.
-        memcpy(&index, indices + k * stride, sizeof(Integer))
-        row = <uint64_t> index  # a negative index becomes a huge row: out of range
-        if row >= <uint64_t> n_rows:
-            return k
-        ascending &= row >= previous
-        previous = row
-        if Occurrence is Occurrence32:
-            out[k].row = <uint32_t> row
-            out[k].position = <uint32_t> k
-        else:
-            out[k].row = row
-            out[k].position = <uint64_t> k
-    return -1 if ascending else -2
+        memcpy(&index, data + k * stride, sizeof(Integer))
+        rows[k] = <uint64_t> index  # a negative index becomes a huge row: out of range
 
 
-cdef Py_ssize_t _copy_typed(
-    const char *indices, Py_ssize_t stride, int typenum, Py_ssize_t n,
-    Py_ssize_t n_rows, Occurrence *out,
+cdef Py_ssize_t _read(
+    const Indices *indices, Py_ssize_t start, uint64_t *rows,
 ) noexcept nogil:
+    """Read up to BLOCK indices from `start`; returns how many, or -1: out of range."""
+    cdef Py_ssize_t n = min(indices.n - start, <Py_ssize_t> BLOCK), k
+    cdef Py_ssize_t stride = indices.stride
+    cdef const char *data = indices.data + start * stride
+    cdef int typenum = indices.typenum
+    cdef bint in_range = True
     # NumPy has more type numbers than sizes (long, long long): decide by both.
     if typenum == cnp.NPY_BYTE:
-        return _copy(indices, stride, n, n_rows, out, <int8_t> 0)
-    if typenum == cnp.NPY_UBYTE:
-        return _copy(indices, stride, n, n_rows, out, <uint8_t> 0)
-    if typenum == cnp.NPY_SHORT:
-        return _copy(indices, stride, n, n_rows, out, <int16_t> 0)
-    if typenum == cnp.NPY_USHORT:
-        return _copy(indices, stride, n, n_rows, out, <uint16_t> 0)
-    if typenum == cnp.NPY_INT or (typenum == cnp.NPY_LONG and sizeof(long) == 4):
-        return _copy(indices, stride, n, n_rows, out, <int32_t> 0)
-    if typenum == cnp.NPY_UINT or (typenum == cnp.NPY_ULONG and sizeof(long) == 4):
-        return _copy(indices, stride, n, n_rows, out, <uint32_t> 0)
-    if typenum == cnp.NPY_LONG or typenum == cnp.NPY_LONGLONG:
-        return _copy(indices, stride, n, n_rows, out, <int64_t> 0)
-    return _copy(indices, stride, n, n_rows, out, <uint64_t> 0)
+        _widen(data, stride, n, rows, <int8_t> 0)
+    elif typenum == cnp.NPY_UBYTE:
+        _widen(data, stride, n, rows, <uint8_t> 0)
+    elif typenum == cnp.NPY_SHORT:
+        _widen(data, stride, n, rows, <int16_t> 0)
+    elif typenum == cnp.NPY_USHORT:
+        _widen(data, stride, n, rows, <uint16_t> 0)
+    elif typenum == cnp.NPY_INT or (typenum == cnp.NPY_LONG and sizeof(long) == 4):
+        _widen(data, stride, n, rows, <int32_t> 0)
+    elif typenum == cnp.NPY_UINT or (typenum == cnp.NPY_ULONG and sizeof(long) == 4):
+        _widen(data, stride, n, rows, <uint32_t> 0)
+    elif typenum == cnp.NPY_LONG or typenum == cnp.NPY_LONGLONG:
+        _widen(data, stride, n, rows, <int64_t> 0)
+    else:
+        _widen(data, stride, n, rows, <uint64_t> 0)
+    for k in range(n):
+        in_range &= rows[k] < <uint64_t> indices.n_rows
+    return n if in_range else -1
 
 
-cdef Py_ssize_t copy_rows(
-    const char *indices, Py_ssize_t stride, int typenum, Py_ssize_t n,
-    Py_ssize_t n_rows, void *out,
-) noexcept nogil:
-    if is_wide(n, n_rows):
-        return _copy_typed(indices, stride, typenum, n, n_rows, <Occurrence64 *> out)
-    return _copy_typed(indices, stride, typenum, n, n_rows, <Occurrence32 *> out)
+cdef inline void _set(Occurrence *out, uint64_t row, Py_ssize_t position) noexcept nogil:
+    if Occurrence is Occurrence32:
+        out.row = <uint32_t> row
+        out.position = <uint32_t> position
+    else:
+        out.row = row
+        out.position = <uint64_t> position
+
+
+# --- Sorting on one thread ------------------------------------------------------------
+
+cdef enum Order:
+    OUT_OF_RANGE
+    ASCENDING
+    MIXED
+
+
+cdef Order _copy(const Indices *indices, Occurrence *out) noexcept nogil:
+    cdef uint64_t[BLOCK] rows
+    cdef uint64_t previous = 0
+    cdef bint ascending = True
+    cdef Py_ssize_t start = 0, k, n
+    while start < indices.n:
+        n = _read(indices, start, rows)
+        if n < 0:
+            return OUT_OF_RANGE
+        for k in range(n):
+            ascending &= rows[k] >= previous
+            previous = rows[k]
+            _set(&out[start + k], rows[k], start + k)
+        start += n
+    return ASCENDING if ascending else MIXED
 
 
 cdef void _insertion_sort(Occurrence *a, Py_ssize_t n) noexcept nogil:
@@ -104,14 +160,15 @@ cdef void _insertion_sort(Occurrence *a, Py_ssize_t n) noexcept nogil:
 cdef Occurrence *_radix_sort(
     Occurrence *a, Occurrence *b, Py_ssize_t n, Py_ssize_t n_rows,
 ) noexcept nogil:
-    """Sort from the least significant digit up; each pass keeps equal digits in order."""
+    """Sort from the least significant digit up; each pass keeps equal digits in order.
+
+    The result is in a or in b, which depends on n_rows alone.
+    """
     cdef Py_ssize_t[1 << DIGIT_BITS] ends
-    cdef int row_bits = 0, n_passes, bits, shift = 0
+    cdef int row_bits = _bits(n_rows), n_passes, bits, shift = 0
     cdef Py_ssize_t k, total, count
     cdef uint64_t mask, digit
     cdef Occurrence *swap
-    while (n_rows - 1) >> row_bits:
-        row_bits += 1
     n_passes = (row_bits + DIGIT_BITS - 1) // DIGIT_BITS
     if n_passes == 0:
         return a
@@ -137,18 +194,118 @@ cdef Occurrence *_radix_sort(
     return a
 
 
-cdef void *_sort(
-    Occurrence *a, Occurrence *b, Py_ssize_t n, Py_ssize_t n_rows,
-) noexcept nogil:
-    if n <= SMALL:
-        _insertion_sort(a, n)
+cdef const void *_sort_alone(const Indices *indices, Occurrence *a) noexcept nogil:
+    cdef Order order = _copy(indices, a)
+    if order == OUT_OF_RANGE:
+        return NULL
+    if order == ASCENDING:
         return a
-    return _radix_sort(a, b, n, n_rows)
+    if indices.n <= SMALL:
+        _insertion_sort(a, indices.n)
+        return a
+    return _radix_sort(a, a + indices.n, indices.n, indices.n_rows)
 
 
-cdef void *sort_rows(
-    void *occurrences, void *scratch, Py_ssize_t n, Py_ssize_t n_rows,
+# --- Sorting on all threads -----------------------------------------------------------
+
+
+cdef Order _divide(const Indices *indices, Share *shares, int n_shares) noexcept nogil:
+    """Divide the rows into ranges that occur about equally often."""
+    cdef Py_ssize_t[1 << DIGIT_BITS] counts
+    cdef uint64_t[BLOCK] rows
+    cdef uint64_t previous = 0
+    cdef bint ascending = True
+    cdef int shift = max(0, _bits(indices.n_rows) - DIGIT_BITS), share
+    cdef Py_ssize_t start = 0, k, n, total = 0
+    memset(counts, 0, sizeof(counts))
+    while start < indices.n:
+        n = _read(indices, start, rows)
+        if n < 0:
+            return OUT_OF_RANGE
+        for k in range(n):
+            ascending &= rows[k] >= previous
+            previous = rows[k]
+            counts[rows[k] >> shift] += 1
+        start += n
+    k = 0
+    for share in range(n_shares):
+        shares[share].row = <uint64_t> k << shift
+        shares[share].begin = total
+        while k < 1 << DIGIT_BITS and total < indices.n * (share + 1) // n_shares:
+            total += counts[k]
+            k += 1
+        shares[share].row_end = <uint64_t> k << shift
+        shares[share].end = total
+    return ASCENDING if ascending else MIXED
+
+
+cdef bint _collect(
+    const Indices *indices, const Share *share, Occurrence *out,
 ) noexcept nogil:
-    if is_wide(n, n_rows):
-        return _sort(<Occurrence64 *> occurrences, <Occurrence64 *> scratch, n, n_rows)
-    return _sort(<Occurrence32 *> occurrences, <Occurrence32 *> scratch, n, n_rows)
+    """Copy a share's occurrences; False: not as many as were counted."""
+    cdef uint64_t[BLOCK] rows
+    cdef Occurrence[BLOCK] found
+    cdef uint64_t n_rows = share.row_end - share.row
+    cdef Py_ssize_t start = 0, k, n, n_found, room = share.end - share.begin
+    while start < indices.n:
+        n = _read(indices, start, rows)
+        n_found = 0
+        for k in range(n):
+            _set(&found[n_found], rows[k], start + k)
+            n_found += rows[k] - share.row < n_rows  # no branch: it would be a coin toss
+        if n < 0 or n_found > room:
+            return False
+        memcpy(out, found, n_found * sizeof(Occurrence))
+        out += n_found
+        room -= n_found
+        start += n
+    return room == 0
+
+
+cdef void _sort_share(
+    const Indices *indices, Share *share, Occurrence *a, bint ascending,
+) noexcept nogil:
+    a += share.begin
+    share.is_full = _collect(indices, share, a)
+    share.occurrences = a
+    if share.is_full and not ascending:
+        share.occurrences = _radix_sort(
+            a, a + indices.n, share.end - share.begin, indices.n_rows)
+
+
+cdef const void *_sort_together(
+    const Indices *indices, Occurrence *a, int n_threads,
+) noexcept nogil:
+    cdef Share *shares = <Share *> (a + 2 * indices.n)
+    cdef Order order = _divide(indices, shares, n_threads)
+    cdef int share
+    if order == OUT_OF_RANGE:
+        return NULL
+    with parallel(num_threads=n_threads):
+        share = threadid()
+        while share < n_threads:  # a team may be smaller than was asked for
+            _sort_share(indices, &shares[share], a, order == ASCENDING)
+            share = share + rmsprop_team()
+    for share in range(n_threads):
+        if not shares[share].is_full:  # somebody is changing the indices
+            return _sort_alone(indices, a)
+    return shares[0].occurrences  # which begin where the whole begins
+
+
+# --- Either ---------------------------------------------------------------------------
+
+
+cdef const void *_sort(
+    const Indices *indices, Occurrence *a, int n_threads,
+) noexcept nogil:
+    if n_threads == 1 or indices.n < SERIAL_BELOW:
+        return _sort_alone(indices, a)
+    return _sort_together(indices, a, n_threads)
+
+
+cdef const void *sort_rows(
+    const Indices *indices, void *memory, int n_threads,
+) noexcept nogil:
+    if is_wide(indices.n, indices.n_rows):
+        return _sort(indices, <Occurrence64 *> memory, n_threads)
+    return _sort(indices, <Occurrence32 *> memory, n_threads)

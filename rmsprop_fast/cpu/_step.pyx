@@ -9,20 +9,27 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.long cimport PyLong_FromVoidPtr
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.math cimport INFINITY, fabs, sqrt
-from libc.stdint cimport INT64_MAX
+from libc.math cimport INFINITY, fabs, isfinite, sqrt
+from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from rmsprop_fast.cpu cimport _tasks
 from rmsprop_fast.cpu._extents cimport Extents
-from rmsprop_fast.cpu._gradients cimport Gradient, sum_squares, take
+from rmsprop_fast.cpu._gradients cimport (
+    Gradient, count_nonfinite, sum_squares, take,
+)
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._sort cimport copy_rows, occurrence_size, sort_rows
+from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
 from rmsprop_fast.cpu._spans cimport CENTERED, F32, F64, MOMENTUM, Coef
 from rmsprop_fast.cpu._tasks cimport (
-    Task, Variable, add_dense, add_rows, max_tasks, run, work_after,
+    OCCURRENCE_WORK, Task, Variable, add_catch_up, add_dense, add_rows, max_tasks,
+    note_hot_rows, run, work_after,
 )
-from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
+from rmsprop_fast.header cimport (
+    rmsprop_coef_make_f32, rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+    rmsprop_idle_powers_f32, rmsprop_idle_powers_f64,
+)
 
 from rmsprop_fast import threads, validation
 from rmsprop_fast.indexed_slices import IndexedSlices
@@ -38,25 +45,27 @@ cdef enum:
     # What another thread costs per gradient, in elements: it reads the task, the
     # record and the gradient's address, which this one has just written.
     GRADIENT_COST = 64
-    OCCURRENCE_WORK = 16   # work per occurrence of a row, in elements
+    COUNT_BITS = 63        # of a count of steps
 
+# What `update` returns in place of the count of iterations.
+cdef enum:
+    _REFUSED = -1
+    _NOT_FINITE = -2
 
-# Work (elements, about) below which a step stays on one thread: a team costs more.
-cdef Py_ssize_t serial_below = 32768
+REFUSED, NOT_FINITE = _REFUSED, _NOT_FINITE
 
 
 def set_serial_below(Py_ssize_t work):
     """Set the work below which one thread runs a step; return what it was."""
-    global serial_below
-    before = serial_below
-    serial_below = work
+    before = _tasks.serial_below
+    _tasks.serial_below = work
     return before
 
 
 cdef int _team(Py_ssize_t work, Py_ssize_t n, num_threads) except -1:
     """Return how many threads that much work on n gradients deserves."""
     work = max(work - n * GRADIENT_COST, <Py_ssize_t> 0)
-    return threads.count(num_threads) if work >= serial_below else 1
+    return threads.count(num_threads) if work >= _tasks.serial_below else 1
 
 
 # --- What a step knows of a variable, and of a gradient -------------------------------
@@ -76,9 +85,9 @@ cdef struct Entry:
     Layout layout             # of the gradient
     Py_ssize_t record
     Py_ssize_t round          # the k-th update of one variable within a step
-    PyObject *indices         # NULL: dense
-    Py_ssize_t n              # occurrences
-    const void *occurrences
+    bint is_sparse
+    Indices indices           # row-sparse only, as what follows
+    const void *occurrences   # sorted
 
 
 cdef inline bint _is_real(cnp.ndarray array) noexcept:
@@ -144,12 +153,21 @@ cdef void _describe(cnp.ndarray array, Gradient *grad, Layout *layout) noexcept:
     grad.scale = 1
 
 
+cdef Indices _describe_indices(cnp.ndarray rows, Py_ssize_t n_rows) noexcept:
+    """Describe a vector of integers in native byte order."""
+    return Indices(
+        <const char *> cnp.PyArray_DATA(rows), cnp.PyArray_STRIDE(rows, 0),
+        cnp.PyArray_TYPE(rows), cnp.PyArray_DIM(rows, 0), n_rows)
+
+
 cdef Coef _coef(
     double lr, double rho, double momentum, double epsilon, double keep, double clip,
 ) noexcept:
     cdef Coef coef
     coef.f32 = rmsprop_coef_make_f32(lr, rho, momentum, epsilon, keep, 1, clip)
     coef.f64 = rmsprop_coef_make_f64(lr, rho, momentum, epsilon, keep, 1, clip)
+    coef.idle_f32 = NULL
+    coef.idle_f64 = NULL
     return coef
 
 
@@ -172,12 +190,31 @@ cdef void _set_scales(
         return
     sum_squares(grads, n, blocks, NORM_BLOCKS, n_threads)
     for k in range(n):
-        squares += grads[k].squares
+        squares += grads[k].sum
     for k in range(n):
         if clipnorm < INFINITY:
-            grads[k].scale = _norm_scale(grads[k].squares, clipnorm, factor)
+            grads[k].scale = _norm_scale(grads[k].sum, clipnorm, factor)
         else:
             grads[k].scale = _norm_scale(squares, global_clipnorm, factor)
+
+
+cdef bint _are_finite(
+    Gradient *grads, Py_ssize_t n, bint are_summed, double *blocks, int n_threads,
+) noexcept nogil:
+    """Whether every gradient is; `are_summed` says that their squares are known."""
+    cdef Py_ssize_t k
+    cdef double count = 0
+    if are_summed:
+        for k in range(n):
+            if not isfinite(grads[k].sum):
+                break
+        else:
+            return True
+        # The squares of large finite float64 overflow too.
+    count_nonfinite(grads, n, blocks, NORM_BLOCKS, n_threads)
+    for k in range(n):
+        count += grads[k].sum
+    return count == 0
 
 
 cdef class Buffer:
@@ -228,6 +265,8 @@ cdef class Step:
     cdef Py_ssize_t epoch        # changes with `extents`
     cdef Py_ssize_t steps
     cdef Buffer entries, gradients, tasks, occurrences, blocks
+    cdef rmsprop_idle_f32[COUNT_BITS] idle_f32
+    cdef rmsprop_idle_f64[COUNT_BITS] idle_f64
     # The team that ran the last step, for tests and for `show_config`.
     cdef readonly int team
 
@@ -250,11 +289,16 @@ cdef class Step:
             free(self.records[k].layout)
         free(self.records)
 
-    def bind(self, Py_ssize_t index, cnp.ndarray var, rms, momentum, mg):
+    def bind(
+        self, Py_ssize_t index, cnp.ndarray var, rms, momentum, mg, steps=None,
+        row_steps=None, bint decays=True,
+    ):
         """Note where variable `index` and its slots are; again when it gets a slot.
 
         A slot is a C-contiguous array of the variable's shape and dtype, or None.
-        `extents` holds them all already. Indices come in order.
+        `extents` holds them all already. Indices come in order. `steps` and `row_steps`
+        count steps as `slots.Slots` says, or are None; `decays` says whether weight
+        decay reaches the variable.
         """
         cdef Record *record
         cdef Gradient seen
@@ -276,6 +320,12 @@ cdef class Step:
         record.var.rms = _data(rms)
         record.var.mom = _data(momentum)
         record.var.mg = _data(mg)
+        record.var.counts.steps = <int64_t *> _data(steps)
+        record.var.counts.all_rows = record.var.counts.steps
+        if steps is not None:
+            record.var.counts.all_rows += 1
+        record.var.counts.row = <int64_t *> _data(row_steps)
+        record.var.decays = decays
 
     def hold_place(self, Py_ssize_t index):
         """Keep the count when variable `index` is on a device: no array matches it."""
@@ -382,6 +432,7 @@ cdef class Step:
         cdef object indices = slices._indices
         cdef object dense_shape = slices._dense_shape
         cdef cnp.ndarray array = values
+        cdef Py_ssize_t n
         cdef int axis
         if (not cnp.PyArray_Check(values) or not cnp.PyArray_Check(indices)
                 or cnp.PyArray_TYPE(array) != record.typenum
@@ -392,13 +443,14 @@ cdef class Step:
         for axis in range(1, record.layout.ndim):
             if cnp.PyArray_DIM(array, axis) != record.layout.dims[axis]:
                 return False
-        entry.n = cnp.PyArray_DIM(array, 0)
+        n = cnp.PyArray_DIM(array, 0)
         array = indices
         if (not cnp.PyArray_ISINTEGER(array) or not cnp.PyArray_ISNOTSWAPPED(array)
                 or cnp.PyArray_NDIM(array) != 1
-                or cnp.PyArray_DIM(array, 0) != entry.n):
+                or cnp.PyArray_DIM(array, 0) != n):
             return False
-        entry.indices = <PyObject *> indices
+        entry.is_sparse = True
+        entry.indices = _describe_indices(array, record.layout.dims[0])
         return dense_shape is None or dense_shape == (<object> record.owner).shape
 
     cdef bint _takes_array(self, const Record *record, cnp.ndarray grad) noexcept:
@@ -447,8 +499,7 @@ cdef class Step:
                 return -1
             entry = &entries[used]
             entry.record = index
-            entry.n = 0
-            entry.indices = NULL
+            entry.is_sparse = False
             if type(grad) is IndexedSlices:
                 if not self._takes_slices(record, entry, grad):
                     return -1
@@ -472,42 +523,44 @@ cdef class Step:
 
     # --- The work ---------------------------------------------------------------------
 
-    cdef Py_ssize_t _measure(self, Py_ssize_t n, Py_ssize_t *n_bytes) noexcept:
-        """Return the work of a step, and the bytes its occurrences need."""
+    cdef Py_ssize_t _work(self, Py_ssize_t n) noexcept:
         cdef Entry *entries = <Entry *> self.entries.data
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t k, item, work = 0
-        n_bytes[0] = 0
+        cdef Py_ssize_t k, work = 0
         for k in range(n):
             work += grads[k].size
-            if entries[k].indices != NULL:
-                item = occurrence_size(
-                    entries[k].n, self.records[entries[k].record].var.n_rows)
-                work += entries[k].n * OCCURRENCE_WORK
-                n_bytes[0] += 2 * item * entries[k].n
+            if entries[k].is_sparse:
+                work += entries[k].indices.n * OCCURRENCE_WORK
         return work
 
-    cdef bint _sort(self, Py_ssize_t n) noexcept:
-        """Copy and check every row-sparse gradient's rows, and put them in order."""
+    cdef int _reserve(self, Py_ssize_t n, int n_threads) except -1:
+        """Reserve what a step of n gradients needs; returns its number of rounds."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef Py_ssize_t k, n_tasks = 0, n_bytes = 0, n_rounds = 0
+        for k in range(n):
+            n_rounds = max(n_rounds, entries[k].round + 1)
+            if entries[k].is_sparse:
+                n_bytes += sort_bytes(&entries[k].indices, n_threads)
+                n_tasks += max_tasks(entries[k].indices.n, n_threads)
+            else:
+                n_tasks += 1
+        self.occurrences.reserve(n_bytes)
+        self.tasks.reserve(n_tasks * sizeof(Task))
+        self.blocks.reserve(NORM_BLOCKS * sizeof(double))
+        return n_rounds
+
+    cdef bint _sort(self, Py_ssize_t n, int n_threads) noexcept nogil:
+        """Put every row-sparse gradient's rows in order; False: one is out of range."""
         cdef Entry *entries = <Entry *> self.entries.data
         cdef char *memory = <char *> self.occurrences.data
-        cdef Py_ssize_t k, n_rows, n_bytes, status
-        cdef cnp.ndarray indices
+        cdef Py_ssize_t k
         for k in range(n):
-            if entries[k].indices == NULL:
-                continue
-            n_rows = self.records[entries[k].record].var.n_rows
-            n_bytes = entries[k].n * occurrence_size(entries[k].n, n_rows)
-            indices = <object> entries[k].indices
-            status = copy_rows(
-                <const char *> cnp.PyArray_DATA(indices),
-                cnp.PyArray_STRIDE(indices, 0), cnp.PyArray_TYPE(indices),
-                entries[k].n, n_rows, memory)
-            if status >= 0:
-                return False
-            entries[k].occurrences = memory if status == -1 else sort_rows(
-                memory, memory + n_bytes, entries[k].n, n_rows)
-            memory += 2 * n_bytes
+            if entries[k].is_sparse:
+                entries[k].occurrences = sort_rows(
+                    &entries[k].indices, memory, n_threads)
+                if entries[k].occurrences == NULL:
+                    return False
+                memory += sort_bytes(&entries[k].indices, n_threads)
         return True
 
     cdef Py_ssize_t _list(
@@ -523,40 +576,83 @@ cdef class Step:
             if entries[k].round != turn or grads[k].size == 0:
                 continue
             var = &self.records[entries[k].record].var
-            if entries[k].indices == NULL:
+            if not entries[k].is_sparse:
                 count += add_dense(&tasks[count], work, var, &grads[k])
             else:
                 count += add_rows(
                     &tasks[count], work, var, &grads[k], entries[k].occurrences,
-                    entries[k].n, n_threads)
+                    entries[k].indices.n, n_threads)
             work = work_after(&tasks[count - 1])
         return count
 
-    cdef void _run(
-        self, Py_ssize_t n, Py_ssize_t n_rounds, const Coef *coef, int variant,
-        double factor, double clipnorm, double global_clipnorm, int n_threads,
+    cdef int64_t _most_steps(self, Py_ssize_t n) noexcept:
+        """Return the most steps that a variable of this step made; -1: none counts."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef const Variable *var
+        cdef int64_t most = -1
+        cdef Py_ssize_t k
+        for k in range(n):
+            var = &self.records[entries[k].record].var
+            if var.counts.row != NULL:
+                most = max(most, var.counts.steps[0])
+        return most
+
+    cdef void _allow_for(self, Coef *coef, int64_t steps) noexcept:
+        """Prepare what rows that missed up to so many steps catch up by."""
+        rmsprop_idle_powers_f32(self.idle_f32, coef.f32, steps)
+        rmsprop_idle_powers_f64(self.idle_f64, coef.f64, steps)
+        coef.idle_f32 = self.idle_f32
+        coef.idle_f64 = self.idle_f64
+
+    cdef void _count(self, Py_ssize_t n, Py_ssize_t turn) noexcept nogil:
+        """Count the steps of the variables whose rows are counted."""
+        cdef Entry *entries = <Entry *> self.entries.data
+        cdef const Variable *var
+        cdef Py_ssize_t k
+        for k in range(n):
+            var = &self.records[entries[k].record].var
+            if entries[k].round == turn and var.counts.row != NULL:
+                var.counts.steps[0] += 1
+                if not entries[k].is_sparse:
+                    var.counts.all_rows[0] = var.counts.steps[0]
+
+    cdef int _run(
+        self, Py_ssize_t n, int n_rounds, const Coef *coef, int variant,
+        double factor, double clipnorm, double global_clipnorm, bint check_finite,
+        int n_threads,
     ) noexcept nogil:
+        """Update everything and return 0; or nothing, and say why not."""
         cdef Gradient *grads = <Gradient *> self.gradients.data
-        cdef Py_ssize_t turn
-        _set_scales(grads, n, factor, clipnorm, global_clipnorm,
-                    <double *> self.blocks.data, n_threads)
+        cdef Task *tasks = <Task *> self.tasks.data
+        cdef double *blocks = <double *> self.blocks.data
+        cdef bint are_summed = clipnorm < INFINITY or global_clipnorm < INFINITY
+        cdef Py_ssize_t n_tasks
+        cdef int turn
+        if not self._sort(n, n_threads):
+            return _REFUSED
+        _set_scales(grads, n, factor, clipnorm, global_clipnorm, blocks, n_threads)
+        if check_finite and not _are_finite(grads, n, are_summed, blocks, n_threads):
+            return _NOT_FINITE
         for turn in range(n_rounds):
             # The same variable twice must not be in one parallel region.
-            self.team = run(
-                <const Task *> self.tasks.data, self._list(n, turn, n_threads), coef,
-                variant, n_threads)
+            n_tasks = self._list(n, turn, n_threads)
+            self.team = run(tasks, n_tasks, coef, variant, n_threads)
+            if coef.idle_f32 != NULL:
+                note_hot_rows(tasks, n_tasks)
+                self._count(n, turn)
+        return 0
 
     def update(
         self, list pairs, int variant, double lr, double rho, double momentum,
         double epsilon, double clipvalue=INFINITY, double clipnorm=INFINITY,
         double global_clipnorm=INFINITY, double grad_factor=1, num_threads=None,
-        bint overlaps_checked=False,
+        bint overlaps_checked=False, double weight_decay=0, bint check_finite=False,
     ):
         """Update every variable once and return the new count of iterations.
 
-        Returns -1, with nothing changed, when any rule is broken or a variable is new;
-        the caller asks `validation` which. `overlaps_checked` says that it has found
-        no gradient that overlaps a variable or a slot.
+        Returns REFUSED, with nothing changed, when any rule is broken or a variable is
+        new; the caller asks `validation` which. Returns NOT_FINITE, with nothing
+        changed, when that is checked and an element of a gradient is not.
 
         Parameters
         ----------
@@ -573,37 +669,95 @@ cdef class Step:
         num_threads : int or None
             As given to the optimizer.
         overlaps_checked : bool
-            Do not look for overlaps again.
+            The caller has found no gradient that overlaps a variable or a slot.
+        weight_decay : float
+            Checked by the caller; 0 is off.
+        check_finite : bool
+            Whether every element of every gradient must be finite.
         """
-        cdef Coef coef = _coef(lr, rho, momentum, epsilon, 1, clipvalue)
+        cdef Coef coef = _coef(
+            lr, rho, momentum, epsilon, 1 - lr * weight_decay, clipvalue)
         cdef Py_ssize_t n = self._collect(pairs, variant, overlaps_checked)
-        cdef Py_ssize_t n_bytes, work, n_rounds = 0, n_tasks = 0, k
-        cdef Entry *entries = <Entry *> self.entries.data
         cdef cnp.int64_t *count = <cnp.int64_t *> cnp.PyArray_DATA(self.iterations)
-        cdef int n_threads
+        cdef Py_ssize_t work
+        cdef int64_t most_steps
+        cdef int n_threads, n_rounds, refusal
         if n < 0:
-            return -1
+            return REFUSED
         if count[0] == INT64_MAX:
             validation.too_many_iterations()
-        work = self._measure(n, &n_bytes)
+        work = self._work(n)
         n_threads = _team(work, n, num_threads)
-        self.occurrences.reserve(n_bytes)
-        if not self._sort(n):
-            return -1
-        for k in range(n):
-            n_rounds = max(n_rounds, entries[k].round + 1)
-            n_tasks += max_tasks(entries[k].n, n_threads)
-        self.tasks.reserve(n_tasks * sizeof(Task))
-        self.blocks.reserve(NORM_BLOCKS * sizeof(double))
+        n_rounds = self._reserve(n, n_threads)
+        most_steps = self._most_steps(n)
+        if most_steps >= 0:
+            self._allow_for(&coef, most_steps + n_rounds)
         if n_threads > 1 or work >= HOLD_GIL_BELOW:
             with nogil:
-                self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
-                          global_clipnorm, n_threads)
+                refusal = self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                                    global_clipnorm, check_finite, n_threads)
         else:
-            self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
-                      global_clipnorm, n_threads)
+            refusal = self._run(n, n_rounds, &coef, variant, grad_factor, clipnorm,
+                                global_clipnorm, check_finite, n_threads)
+        if refusal != 0:
+            return refusal
         count[0] += 1
         return count[0]
+
+    def catch_up(
+        self, list indices, rows, int variant, double rho, double momentum,
+        num_threads=None,
+    ):
+        """Make up for the steps that rows have missed.
+
+        Parameters
+        ----------
+        indices : list of int
+            Which variables; one alone when `rows` is given.
+        rows : ndarray of integers, 1-D, native byte order, or None
+            Which rows; all if None.
+        variant, rho, momentum, num_threads
+            As for `update`.
+
+        Returns
+        -------
+        bool
+            Whether all of `rows` were in range; if not, nothing is changed.
+        """
+        cdef Coef coef = _coef(0, rho, momentum, 0, 1, INFINITY)
+        cdef Py_ssize_t n_tasks = 0, work = 0, index, k
+        cdef Task *tasks = <Task *> self.tasks.reserve(len(indices) * sizeof(Task))
+        cdef const void *occurrences = NULL
+        cdef Py_ssize_t n = 0
+        cdef const Variable *var
+        cdef int64_t most_steps = 0
+        cdef int n_threads
+        if rows is not None:
+            n = cnp.PyArray_DIM(rows, 0)
+            occurrences = self._sorted(rows, self.records[indices[0]].var.n_rows)
+            if occurrences == NULL:
+                return False
+        for index in indices:
+            var = &self.records[index].var
+            if var.counts.row == NULL or var.counts.all_rows[0] == var.counts.steps[0]:
+                continue
+            most_steps = max(most_steps, var.counts.steps[0])
+            n_tasks += add_catch_up(&tasks[n_tasks], work, var, occurrences, n)
+            work = work_after(&tasks[n_tasks - 1])
+        self._allow_for(&coef, most_steps)
+        n_threads = _team(work, n_tasks, num_threads)
+        with nogil:
+            self.team = run(tasks, n_tasks, &coef, variant, n_threads)
+        if rows is None:
+            for k in range(n_tasks):
+                tasks[k].var.counts.all_rows[0] = tasks[k].var.counts.steps[0]
+        return True
+
+    cdef const void *_sorted(self, cnp.ndarray rows, Py_ssize_t n_rows) except? NULL:
+        """Return occurrences in order, or NULL where one is out of range."""
+        cdef Indices indices = _describe_indices(rows, n_rows)
+        return sort_rows(
+            &indices, self.occurrences.reserve(sort_bytes(&indices, 1)), 1)
 
 
 cdef char *_data(slot) except? NULL:

@@ -2,7 +2,7 @@
 
 from rmsprop_fast.cpu._gradients cimport Gradient
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._spans cimport Coef
+from rmsprop_fast.cpu._spans cimport Coef, Counts
 
 # One variable and its slots. A slot is one aligned C-contiguous run, or NULL.
 ctypedef struct Variable:
@@ -17,18 +17,28 @@ ctypedef struct Variable:
     char *rms
     char *mg
     char *mom
+    Counts counts
+    bint decays                # keep is 1 for a variable that does not
+
+# Work (elements, about) below which a step stays on one thread: a team costs more.
+cdef Py_ssize_t serial_below
+
+cdef enum:
+    OCCURRENCE_WORK = 16  # work per occurrence of a row beside its elements: sorting
 
 cdef enum Kind:
     DENSE      # items are elements
     ROWS       # items are sorted occurrences
     HOT_ROW    # items are the columns of one row that occurs very often
+    ALL_ROWS   # items are elements to catch up, without a gradient
+    SOME_ROWS  # items are sorted occurrences to catch up, without a gradient
 
 # Part of one variable's share of a step: items begin to end.
 ctypedef struct Task:
     Kind kind
     bint wide                  # occurrences are Occurrence64
     const Variable *var
-    const Gradient *grad
+    const Gradient *grad       # NULL: catch up
     const void *occurrences    # sorted; NULL when dense
     Py_ssize_t begin
     Py_ssize_t end
@@ -44,6 +54,9 @@ cdef Py_ssize_t add_dense(
 cdef Py_ssize_t add_rows(
     Task *tasks, Py_ssize_t work, const Variable *var, const Gradient *grad,
     const void *occurrences, Py_ssize_t n, int n_threads) noexcept nogil
+cdef Py_ssize_t add_catch_up(
+    Task *tasks, Py_ssize_t work, const Variable *var, const void *occurrences,
+    Py_ssize_t n) noexcept nogil  # NULL, 0: all rows
 cdef Py_ssize_t max_tasks(Py_ssize_t n, int n_threads) noexcept nogil
 cdef Py_ssize_t work_after(const Task *task) noexcept nogil
 
@@ -51,3 +64,7 @@ cdef Py_ssize_t work_after(const Task *task) noexcept nogil
 cdef int run(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant,
     int n_threads) noexcept nogil
+
+# Note the rows whose counts the threads that shared them left alone; before the
+# variable's own count grows.
+cdef void note_hot_rows(const Task *tasks, Py_ssize_t n) noexcept nogil

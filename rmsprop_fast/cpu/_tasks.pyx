@@ -7,17 +7,20 @@ over elements are the spans of the chosen instruction set, in `_spans`.
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY
 
+from rmsprop_fast.cpu._catch_up cimport catch_up_elements, note_row
 from rmsprop_fast.cpu._gradients cimport scaled
 from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
-from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM, Coef, Rows, prefetch_row, spans
+from rmsprop_fast.cpu._spans cimport (
+    CENTERED, MOMENTUM, Coef, Rows, prefetch, prefetch_row, spans,
+)
+from rmsprop_fast.header cimport RMSPROP_SUM_RUN
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     int rmsprop_team()
 
 cdef enum:
     BLOCK = 256         # elements of a stack buffer: 2 KiB of float64
-    SUM_RUN = 32        # duplicates are summed in runs of 32, then run by run
     AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
     AHEAD_BYTES = 16384  # but no more than half of a first-level cache
     DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
@@ -25,9 +28,25 @@ cdef enum:
     TASK_WORK = 32      # a task costs about as much as 32 more elements
     ROW_WORK = 16       # an occurrence, likewise
 
+serial_below = 32768
+
 
 cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
     return slot + offset if slot != NULL else NULL
+
+
+cdef inline bint _is_behind(const Variable *v) noexcept nogil:
+    """Whether some row of the variable may have missed a step."""
+    return v.counts.row != NULL and v.counts.all_rows[0] < v.counts.steps[0]
+
+
+cdef inline Coef _for_task(const Coef *coef, const Task *t) noexcept nogil:
+    """Return the scalars with what is the task's own."""
+    cdef Coef c = scaled(coef, t.grad.scale)
+    if not t.var.decays:
+        c.f32.keep = 1
+        c.f64.keep = 1
+    return c
 
 
 cdef inline Coef _identity(const Coef *coef) noexcept nogil:
@@ -72,6 +91,8 @@ cdef void _run_dense(
     cdef const Variable *v = t.var
     cdef Py_ssize_t n, item = <Py_ssize_t> 4 << v.dtype
     cdef const char *grad
+    if _is_behind(v):
+        catch_up_elements(v, begin, end, c, variant)
     if v.layout == NULL and t.grad.layout == NULL:
         _update_run(v, v.param + begin * item, t.grad.data + begin * item, begin,
                     end - begin, c, variant)
@@ -122,7 +143,7 @@ cdef void _sum_occurrences(
     cdef char *out = total
     cdef Py_ssize_t k, end
     while first < last:
-        end = min(first + SUM_RUN, last)
+        end = min(first + RMSPROP_SUM_RUN, last)
         _accumulate(t, first, inner, column, n, out, True, c)
         for k in range(first + 1, end):
             _accumulate(t, k, inner, column, n, out, False, c)
@@ -154,6 +175,9 @@ cdef void _update_row(
     cdef Layout *inner = NULL
     cdef Layout values_layout
     cdef Layout *values_inner = NULL
+    if _is_behind(v):
+        catch_up_elements(
+            v, row * v.width + column, row * v.width + column_end, c, variant)
     if not v.rows_are_runs:
         layout = _inner(v.layout)
         inner = &layout
@@ -174,7 +198,7 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     cdef const Variable *v = t.var
     cdef Rows rows
     cdef Py_ssize_t n_slots = 1 + (variant & CENTERED != 0) + (variant & MOMENTUM != 0)
-    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype) * (2 + n_slots)
+    cdef Py_ssize_t n_bytes
     rows.param = v.param
     rows.values = t.grad.data
     rows.rms = v.rms
@@ -183,9 +207,12 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     rows.width = v.width
     rows.param_stride = v.row_stride
     rows.values_stride = t.grad.row_stride
+    rows.slot_stride = v.width * (<Py_ssize_t> 4 << v.dtype)
     rows.occurrences = NULL
     rows.n = 0
     rows.n_known = 0
+    n_bytes = rows.slot_stride * (2 + n_slots)
+    rows.counts = v.counts
     rows.ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
     return rows
 
@@ -206,12 +233,12 @@ cdef void _run_rows(
     cdef const Variable *v = t.var
     cdef const Occurrence32 *all = <const Occurrence32 *> t.occurrences
     cdef Rows rows = _describe_rows(t, variant)
-    cdef Py_ssize_t k, next, row, n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    cdef Py_ssize_t k, next, row
     cdef bint are_runs = not t.wide and v.rows_are_runs and t.grad.rows_are_runs
     if are_runs:
         rows.occurrences = all
         for k in range(begin, min(begin + rows.ahead, end)):
-            prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
+            prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
     while begin < end:
         if are_runs:
             next = _end_of_singles(all, begin, end)
@@ -228,9 +255,40 @@ cdef void _run_rows(
             next += 1
         if are_runs:
             for k in range(rows.ahead, min(next - begin + rows.ahead, rows.n_known)):
-                prefetch_row(&rows, k, n_bytes, variant & CENTERED, variant & MOMENTUM)
+                prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
         _update_row(t, begin, next, 0, v.width, c, identity, variant)
+        if v.counts.row != NULL:
+            note_row(v, row, 1)
         begin = next
+
+
+cdef void _prefetch_to_catch_up(
+    const Variable *v, Py_ssize_t row, int variant,
+) noexcept nogil:
+    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    prefetch(<const char *> &v.counts.row[row], sizeof(v.counts.row[row]))
+    prefetch(v.rms + row * n_bytes, n_bytes)
+    if variant & CENTERED:
+        prefetch(v.mg + row * n_bytes, n_bytes)
+    if variant & MOMENTUM:
+        prefetch(v.mom + row * n_bytes, n_bytes)
+        if v.rows_are_runs:
+            prefetch(v.param + row * v.row_stride, n_bytes)
+
+
+cdef void _catch_up_rows(
+    const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c, int variant,
+) noexcept nogil:
+    cdef const Variable *v = t.var
+    cdef Py_ssize_t k, row, ahead
+    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype) * 4
+    ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
+    for k in range(begin, end):
+        if k + ahead < end:
+            _prefetch_to_catch_up(v, _row(t, k + ahead), variant)
+        row = _row(t, k)
+        catch_up_elements(v, row * v.width, (row + 1) * v.width, c, variant)
+        note_row(v, row, 0)
 
 
 # --- Tasks ----------------------------------------------------------------------------
@@ -267,6 +325,21 @@ cdef Py_ssize_t add_dense(
     return 1
 
 
+cdef Py_ssize_t add_catch_up(
+    Task *tasks, Py_ssize_t work, const Variable *var, const void *occurrences,
+    Py_ssize_t n,
+) noexcept nogil:
+    add_dense(tasks, work, var, NULL)
+    tasks.kind = ALL_ROWS
+    if occurrences != NULL:
+        tasks.kind = SOME_ROWS
+        tasks.wide = is_wide(n, var.n_rows)
+        tasks.occurrences = occurrences
+        tasks.end = n
+        tasks.unit = var.width + ROW_WORK
+    return 1
+
+
 cdef inline void _add_occurrences(
     Task *t, Py_ssize_t work, const Task *like, Py_ssize_t first, Py_ssize_t last,
     const bint hot,
@@ -292,30 +365,34 @@ cdef Py_ssize_t add_rows(
     const void *occurrences, Py_ssize_t n, int n_threads,
 ) noexcept nogil:
     cdef Task like
-    cdef Py_ssize_t count = 0, first = 0, run, k = 0, hot
+    cdef Py_ssize_t count = 0, first = 0, low, high, k, hot
     add_dense(&like, work, var, grad)
     like.wide = is_wide(n, var.n_rows)
     like.occurrences = occurrences
     if n_threads > 1:
         hot = _hot(n, n_threads)
-        while k + hot <= n:
-            # Is occurrence k the first of a hot row?
-            if _row(&like, k) != _row(&like, k + hot - 1):
-                k += 1
-                while k < n and _row(&like, k) == _row(&like, k - 1):
-                    k += 1
+        # A run of `hot` equal rows has one of these places in it.
+        k = hot - 1
+        while k < n:
+            low = k
+            while low > first and _row(&like, low - 1) == _row(&like, k):
+                low -= 1
+            high = k + 1
+            while high < n and _row(&like, high) == _row(&like, k):
+                high += 1
+            k += hot
+            if high - low < hot:
                 continue
-            run = k + hot
-            while run < n and _row(&like, run) == _row(&like, k):
-                run += 1
-            if first < k:
-                _add_occurrences(&tasks[count], work, &like, first, k, False)
+            if first < low:
+                _add_occurrences(&tasks[count], work, &like, first, low, False)
                 work = work_after(&tasks[count])
                 count += 1
-            _add_occurrences(&tasks[count], work, &like, k, run, True)
+            _add_occurrences(&tasks[count], work, &like, low, high, True)
             work = work_after(&tasks[count])
             count += 1
-            first = k = run
+            first = high
+            while k < first:
+                k += hot
     if first < n:
         _add_occurrences(&tasks[count], work, &like, first, n, False)
         count += 1
@@ -330,7 +407,7 @@ cdef Py_ssize_t _cut(const Task *t, Py_ssize_t work) noexcept nogil:
     item = (work - t.work) // t.unit
     if item >= t.end - t.begin:
         return t.end
-    if t.kind == DENSE:
+    if t.kind == DENSE or t.kind == ALL_ROWS:
         return item - item % DENSE_GRAIN
     if t.kind == HOT_ROW:
         return item - item % COLUMN_GRAIN
@@ -347,7 +424,7 @@ cdef void _run_share(
     """Run what lies between two amounts of work."""
     cdef Py_ssize_t low = 0, high = n - 1, middle, begin, end
     cdef const Task *t
-    cdef Coef c, identity = _identity(coef)
+    cdef Coef c, identity
     while low < high:  # the last task that begins at or before `work`
         middle = (low + high + 1) // 2
         if tasks[middle].work <= work:
@@ -361,7 +438,14 @@ cdef void _run_share(
         end = _cut(t, work_end)
         if begin >= end:
             continue
-        c = scaled(coef, t.grad.scale)
+        if t.kind == ALL_ROWS:
+            catch_up_elements(t.var, begin, end, coef, variant)
+            continue
+        if t.kind == SOME_ROWS:
+            _catch_up_rows(t, begin, end, coef, variant)
+            continue
+        c = _for_task(coef, t)
+        identity = _identity(&c)
         if t.kind == DENSE:
             _run_dense(t, begin, end, &c, variant)
         elif t.kind == ROWS:
@@ -394,3 +478,10 @@ cdef int run(
                 coef, variant)
             share = share + rmsprop_team()
     return team
+
+
+cdef void note_hot_rows(const Task *tasks, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        if tasks[k].kind == HOT_ROW:
+            note_row(tasks[k].var, _row(&tasks[k], tasks[k].first), 1)

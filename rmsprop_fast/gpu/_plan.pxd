@@ -30,6 +30,7 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         long long *size
         unsigned *first
         unsigned *scale
+        unsigned char *decays
         int n
 
     ctypedef struct rmsprop_rows:
@@ -50,6 +51,7 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         unsigned *scale
         int *pair
         unsigned char *kind
+        unsigned char *decays
         unsigned char *lanes
         uint64_t occurrences, fault
         long long iterations

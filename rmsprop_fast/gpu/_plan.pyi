@@ -32,7 +32,15 @@ class Plan:
         silent: set[frozenset[Any]],
         array_type: type,
     ) -> None: ...
-    def bind(self, index: int, var: Any, rms: Any, momentum: Any, mg: Any) -> None: ...
+    def bind(
+        self,
+        index: int,
+        var: Any,
+        rms: Any,
+        momentum: Any,
+        mg: Any,
+        decays: bool = ...,
+    ) -> None: ...
     def collect(
         self, pairs: list[Any], variant: int, overlaps_checked: bool
     ) -> bool: ...

@@ -87,6 +87,7 @@ cdef class Record:
     cdef uint64_t address, rms, mom, mg
     cdef long long size, n_rows, width
     cdef int device, is_double
+    cdef bint decays
     cdef object grad_seen       # a weak reference to a dense gradient that fits
     cdef uint64_t grad_address  # of the last that did
     cdef uint64_t grad          # the last gradient whose addresses were found free
@@ -179,7 +180,7 @@ cdef class Plan:
     def __dealloc__(self):
         free(self.entries)
 
-    def bind(self, Py_ssize_t index, var, rms, momentum, mg):
+    def bind(self, Py_ssize_t index, var, rms, momentum, mg, bint decays=True):
         """Note where variable `index` and its slots are; again when it gets a slot."""
         cdef Record record = self.records.get(index)
         self.epoch += 1
@@ -188,6 +189,7 @@ cdef class Plan:
             self.order.append(record)
         record.var = var
         record.seen = record.grad_seen = None
+        record.decays = decays
         record.slots = (rms, momentum, mg)
         record.shape = var.shape
         record.dtype = var.dtype
@@ -471,6 +473,7 @@ cdef class Plan:
             t.mom[n] = record.mom
             t.size[n] = record.size
             t.scale[n] = self.entries[k].scale
+            t.decays[n] = record.decays
             t.first[n] = chunks
             chunks += <unsigned> ((record.size + RMSPROP_CHUNK - 1) // RMSPROP_CHUNK)
             n += 1
@@ -551,6 +554,7 @@ cdef class Plan:
             t.scale[n] = self.entries[k].scale
             t.pair[n] = self.entries[k].pair
             t.kind[n] = self.entries[k].kind
+            t.decays[n] = record.decays
             t.lanes[n] = _lanes(record.width, record.is_double)
             groups = RMSPROP_THREADS // t.lanes[n]
             keys += record.n_rows

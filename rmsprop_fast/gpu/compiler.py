@@ -33,9 +33,10 @@ LEAST_COMPUTE_CAPABILITY = 70
 
 PACKAGE = Path(__file__).parents[1]
 SOURCE = PACKAGE / "gpu" / "rmsprop.cu"
+INCLUDE = PACKAGE / "include" / "rmsprop_fast"
 HEADERS = {  # as the source and the headers themselves name them
-    "rmsprop_fast/rmsprop.h": PACKAGE / "include/rmsprop_fast/rmsprop.h",
-    "rmsprop_element_body.h": PACKAGE / "include/rmsprop_fast/rmsprop_element_body.h",
+    "rmsprop_fast/rmsprop.h": INCLUDE / "rmsprop.h",
+    **{path.name: path for path in sorted(INCLUDE.glob("*_body.h"))},
     "tables.h": PACKAGE / "gpu" / "tables.h",
 }
 

@@ -74,13 +74,16 @@ __device__ __forceinline__ typename Formula<T>::Coef coefficients(const rmsprop_
     return Formula<T>::coef(s, lr);
 }
 
-/* The same coefficients for one gradient, whose norm may scale it. */
-template <typename T>
+/* The same coefficients for one variable: the norm may scale its gradient, and weight
+ * decay may leave it alone. */
+template <typename T, typename Table>
 __device__ __forceinline__ typename Formula<T>::Coef
-scaled(typename Formula<T>::Coef c, const rmsprop_scalars &s, u32 scale)
+own(typename Formula<T>::Coef c, const Table &t, int k)
 {
-    if (s.scales)
-        c.grad_scale = (T)at<const double>(s.scales)[scale];
+    if (t.s.scales)
+        c.grad_scale = (T)at<const double>(t.s.scales)[t.scale[k]];
+    if (!t.decays[k])
+        c.keep = 1;
     return c;
 }
 
@@ -232,7 +235,7 @@ __device__ __forceinline__ void run_dense(const rmsprop_dense &t)
     const typename Formula<T>::Coef base = coefficients<T>(t.s);
     for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
         const int k = owner(t.first, t.n, chunk);
-        const typename Formula<T>::Coef c = scaled<T>(base, t.s, t.scale[k]);
+        const typename Formula<T>::Coef c = own<T>(base, t, k);
         const Run<T> r = {at<T>(t.param[k]), at<const T>(t.grad[k]), at<T>(t.rms[k]),
                           at<T>(t.mg[k]), at<T>(t.mom[k])};
         const i64 begin = (i64)(chunk - t.first[k]) * RMSPROP_CHUNK;
@@ -642,7 +645,7 @@ __device__ __forceinline__ void run_partial(const rmsprop_rows &t)
         const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
         const i64 groups = RMSPROP_THREADS / lanes;
         const Share<T, U> s = share_of<T, U>(t, k);
-        const typename Formula<T>::Coef c = scaled<T>(base, t.s, t.scale[k]);
+        const typename Formula<T>::Coef c = own<T>(base, t, k);
         const i64 first =
             find_run(s, (i64)(chunk - t.first_run[k]) * groups + threadIdx.x / lanes);
         if (first < 0)
@@ -665,7 +668,7 @@ __device__ __forceinline__ void run_rows(const rmsprop_rows &t)
         const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
         const i64 groups = RMSPROP_THREADS / lanes;
         const Share<T, U> s = share_of<T, U>(t, k);
-        const typename Formula<T>::Coef c = scaled<T>(base, t.s, t.scale[k]);
+        const typename Formula<T>::Coef c = own<T>(base, t, k);
         const bool packs = are_packs<T, W>(t, k);
         const i64 begin = s.begin + (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
         for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {

@@ -158,13 +158,23 @@ class DeviceStep:
         self._plan = Plan(slots.by_key, slots.extents, silent, cupy.ndarray)
         self._devices: dict[int, Device] = {}
 
-    def bind(self, index: int, var: Any, rms: Any, momentum: Any, mg: Any) -> None:
+    def bind(
+        self,
+        index: int,
+        var: Any,
+        rms: Any,
+        momentum: Any,
+        mg: Any,
+        steps: Any = None,
+        row_steps: Any = None,
+        decays: bool = True,
+    ) -> None:
         """Note variable `index` and its slots; again when it gets a slot."""
         if backends.is_on_device(var):
             self.host.hold_place(index)
-            self._plan.bind(index, var, rms, momentum, mg)
+            self._plan.bind(index, var, rms, momentum, mg, decays)
         else:
-            self.host.bind(index, var, rms, momentum, mg)
+            self.host.bind(index, var, rms, momentum, mg, steps, row_steps, decays)
 
     def _device(self, number: int) -> Device:
         device = self._devices.get(number)
@@ -210,24 +220,29 @@ class DeviceStep:
         grad_factor: float = 1.0,
         num_threads: int | None = None,
         overlaps_checked: bool = False,
+        weight_decay: float = 0.0,
+        check_finite: bool = False,
     ) -> int:
         """Update every variable once and return the new count of iterations.
 
-        Returns -1, with nothing changed, when any rule is broken or a variable is new.
+        Returns REFUSED, with nothing changed, when any rule is broken or a variable is
+        new; NOT_FINITE as the host's step, which alone can look for that.
         Parameters as those of `cpu._step.Step.update`; `lr` may be on a device.
         """
         self._raise_found()
         plan = self._plan
         if not plan.collect(pairs, variant, overlaps_checked):
-            return -1
+            return _step.REFUSED
         host_pairs, groups = plan.host_pairs, plan.groups
         numbers = list(dict.fromkeys(group[0] for group in groups))
         places = len(numbers) + bool(host_pairs)
         if places > 1 and global_clipnorm < math.inf:
-            return -1
+            return _step.REFUSED
+        if groups and check_finite:
+            return _step.REFUSED
         if isinstance(lr, DeviceScalar):
             if host_pairs or numbers != [lr.device]:
-                return -1
+                return _step.REFUSED
             address, is_f32 = backends.address(lr.array), lr.array.dtype.itemsize == 4
             rate = lr.divisor
         else:
@@ -235,7 +250,15 @@ class DeviceStep:
         if self._iterations == validation.MAX_ITERATIONS:
             validation.too_many_iterations()
         plan.set_scalars(
-            rate, rho, momentum, epsilon, 0.0, grad_factor, clipvalue, address, is_f32
+            rate,
+            rho,
+            momentum,
+            epsilon,
+            weight_decay,
+            grad_factor,
+            clipvalue,
+            address,
+            is_f32,
         )
         bounds = Bounds(grad_factor, clipnorm, global_clipnorm)
         # Whatever can fail comes before the first array changes.
@@ -243,26 +266,16 @@ class DeviceStep:
             (device, self._prepare(device, groups, variant, bounds))
             for device in map(self._device, numbers)
         ]
-        if not host_pairs:
-            self._iterations += 1
-        elif (
-            self.host.update(
-                host_pairs,
-                variant,
-                rate,
-                rho,
-                momentum,
-                epsilon,
-                clipvalue,
-                clipnorm,
-                global_clipnorm,
-                grad_factor,
-                num_threads,
-                overlaps_checked,
+        if host_pairs:
+            done = self.host.update(
+                *(host_pairs, variant, rate, rho, momentum, epsilon),
+                *(clipvalue, clipnorm, global_clipnorm, grad_factor, num_threads),
+                *(overlaps_checked, weight_decay, check_finite),
             )
-            < 0
-        ):
-            return -1
+            if done < 0:
+                return done
+        else:
+            self._iterations += 1
         for device, (launches, _scratch) in ready:
             with device.current():
                 for launch in launches:

@@ -7,6 +7,8 @@
 #ifndef RMSPROP_FAST_GPU_TABLES_H
 #define RMSPROP_FAST_GPU_TABLES_H
 
+#include "rmsprop_fast/rmsprop.h" /* RMSPROP_SUM_RUN */
+
 typedef unsigned long long rmsprop_address; /* on the device; 0: absent */
 
 enum {
@@ -15,7 +17,6 @@ enum {
     RMSPROP_THREADS = 256,      /* of every block */
     RMSPROP_CHUNK = 8192,       /* elements a block takes at a time */
     RMSPROP_ROWS_EACH = 4,      /* sorted occurrences a group of lanes takes at a time */
-    RMSPROP_SUM_RUN = 32,       /* duplicates are summed in runs of 32, then run by run */
     RMSPROP_NORM_BLOCK = 4096,  /* elements whose squares are summed in 32 lanes */
     RMSPROP_DIGITS = 256,       /* of the radix sort */
     RMSPROP_SUBTILE = 2048,     /* occurrences that a block orders at a time */
@@ -43,6 +44,7 @@ typedef struct {
     long long size[RMSPROP_TABLE];          /* elements */
     unsigned first[RMSPROP_TABLE + 1];      /* chunks before each variable's */
     unsigned scale[RMSPROP_TABLE];          /* index into `scales` */
+    unsigned char decays[RMSPROP_TABLE];    /* whether weight decay reaches it */
     int n;
 } rmsprop_dense;
 
@@ -64,6 +66,7 @@ typedef struct {
     unsigned scale[RMSPROP_ROWS_TABLE];
     int pair[RMSPROP_ROWS_TABLE];           /* place in grads_and_vars, for an error */
     unsigned char kind[RMSPROP_ROWS_TABLE]; /* of integer, see rmsprop_load_index */
+    unsigned char decays[RMSPROP_ROWS_TABLE];
     unsigned char lanes[RMSPROP_ROWS_TABLE]; /* threads per row: a power of two, <= 32 */
     rmsprop_address occurrences;            /* unsorted where written, sorted where read */
     rmsprop_address fault;                  /* rmsprop_fault */

@@ -1,16 +1,37 @@
-/* RMSprop, one element at a time: C99, C++11 and CUDA.
+/* RMSprop for C99, C++11 and CUDA: nothing to link, nothing that allocates.
  *
- * Include this file. It instantiates rmsprop_element_body.h, where the formula is
- * written, for float (suffix _f32) and double (suffix _f64):
+ * For T in f32 (float) and f64 (double) this file gives
  *
  *   rmsprop_coef_T             the scalars of one step, rounded once to T
  *   rmsprop_coef_make_T(...)   their preparation from doubles
  *   rmsprop_grad_T(g, c)       a raw gradient value, scaled and clipped
  *   rmsprop_update_T(...)      the update of one element
+ *   rmsprop_dense_span_T(...)  the update of elements that lie side by side
+ *   rmsprop_rows_span_T(...)   the update of some rows of a table
+ *   rmsprop_grad_span_T(...)   gradients as the update sees them
+ *   rmsprop_in_T, _out_T       pointers that promise not to overlap
  *
- * Equal bits everywhere need IEEE arithmetic without contraction:
+ * The closed form of many updates by a zero gradient:
+ *
+ *   rmsprop_idle_T             the factors of k such updates
+ *   rmsprop_idle_powers_T(...) their preparation, rmsprop_idle_steps_T(...) for any k
+ *   rmsprop_catch_up_T(...)    all of them, on one element
+ *
+ * Fused with the gradient, which then never goes through memory:
+ *
+ *   const rmsprop_coef_f32 c =
+ *       rmsprop_coef_make_f32(0.001, 0.9, 0.0, 1e-7, 1.0, 1.0, HUGE_VAL);
+ *   for (ptrdiff_t i = 0; i < n; i++) {
+ *       const float grad = ...;
+ *       rmsprop_update_f32(&param[i], rmsprop_grad_f32(grad, c), &rms[i],
+ *                          NULL, NULL, c, 0, 0, 1);
+ *   }
+ *
+ * Slots (rms, mg, mom) start as zeros. The bits are those of rmsprop_fast itself, on
+ * every processor, if the compiler keeps to IEEE arithmetic without contraction:
  * -ffp-contract=off for gcc and clang, /fp:precise for MSVC,
  * --fmad=false --ftz=false --prec-div=true --prec-sqrt=true for NVRTC.
+ * gcc vectorises the loops with -O3 -fno-math-errno -fno-trapping-math.
  */
 #ifndef RMSPROP_FAST_RMSPROP_H
 #define RMSPROP_FAST_RMSPROP_H
@@ -19,9 +40,13 @@
 #error "-ffast-math breaks NaN handling and equal bits; define RMSPROP_ALLOW_FAST_MATH to accept that"
 #endif
 
-/* NVRTC has sqrt and fabs built in and no <math.h> to include. */
+/* NVRTC has no files to include: sqrt, fabs and ptrdiff_t are built in. */
 #ifndef __CUDACC_RTC__
 #include <math.h>
+#include <stddef.h>
+#define RMSPROP_INFINITY HUGE_VAL
+#else
+#define RMSPROP_INFINITY __longlong_as_double(0x7ff0000000000000LL)
 #endif
 
 /* The one place for what the languages and compilers spell differently. */
@@ -44,6 +69,11 @@
 #endif
 #endif
 
+/* Duplicate rows are summed in runs of 32, then run by run: part of the result. */
+#define RMSPROP_SUM_RUN 32
+/* Columns summed at a time, in two such buffers on the stack. Not part of it. */
+#define RMSPROP_SUM_BLOCK 128
+
 /* float: the smallest normal number is 2^-126 = FLT_MIN. */
 #define RMSPROP_REAL float
 #define RMSPROP_NAME(name) rmsprop_##name##_f32
@@ -51,6 +81,8 @@
 #define RMSPROP_FABS fabsf
 #define RMSPROP_SMALLEST_NORMAL 1.17549435082228750797e-38f
 #include "rmsprop_element_body.h"
+#include "rmsprop_span_body.h"
+#include "rmsprop_catch_up_body.h"
 #undef RMSPROP_REAL
 #undef RMSPROP_NAME
 #undef RMSPROP_SQRT
@@ -64,6 +96,8 @@
 #define RMSPROP_FABS fabs
 #define RMSPROP_SMALLEST_NORMAL 2.22507385850720138309e-308
 #include "rmsprop_element_body.h"
+#include "rmsprop_span_body.h"
+#include "rmsprop_catch_up_body.h"
 #undef RMSPROP_REAL
 #undef RMSPROP_NAME
 #undef RMSPROP_SQRT

@@ -1,0 +1,61 @@
+"""Steps that rows have missed because they were in no gradient: made up for."""
+
+from libc.stdint cimport int64_t
+
+from rmsprop_fast.cpu._layout cimport copy_block
+from rmsprop_fast.cpu._spans cimport MOMENTUM, Coef, missed_steps, spans
+
+cdef enum:
+    BLOCK = 256  # elements of a stack buffer: 2 KiB of float64
+
+
+cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
+    return slot + offset if slot != NULL else NULL
+
+
+cdef void _catch_up(
+    const Variable *v, char *param, Py_ssize_t begin, Py_ssize_t end, const Coef *coef,
+    int64_t steps, int variant,
+) noexcept nogil:
+    """Catch up elements begin to end by that many steps; `param` is the first."""
+    cdef Py_ssize_t offset = begin * (<Py_ssize_t> 4 << v.dtype)
+    spans.catch_up[v.dtype](
+        param, v.rms + offset, _at(v.mg, offset), _at(v.mom, offset), end - begin,
+        coef, steps, variant)
+
+
+cdef void _catch_up_blocks(
+    const Variable *v, Py_ssize_t begin, Py_ssize_t end, const Coef *coef,
+    int64_t steps, int variant,
+) noexcept nogil:
+    """The same where param is no run of memory."""
+    cdef char[BLOCK * 8] buffer
+    cdef Py_ssize_t n, item = <Py_ssize_t> 4 << v.dtype
+    while begin < end:
+        n = min(end - begin, <Py_ssize_t> BLOCK)
+        copy_block(v.param, v.layout, item, begin, n, buffer, True)
+        _catch_up(v, buffer, begin, begin + n, coef, steps, variant)
+        copy_block(v.param, v.layout, item, begin, n, buffer, False)
+        begin += n
+
+
+cdef void catch_up_elements(
+    const Variable *var, Py_ssize_t begin, Py_ssize_t end, const Coef *coef, int variant,
+) noexcept nogil:
+    cdef Py_ssize_t row, stop, item = <Py_ssize_t> 4 << var.dtype
+    cdef int64_t steps
+    while begin < end:
+        row = begin // var.width
+        steps = missed_steps(&var.counts, row)
+        row += 1
+        # As many rows as miss the same steps: rows may be as short as an element.
+        while row * var.width < end and missed_steps(&var.counts, row) == steps:
+            row += 1
+        stop = min(end, row * var.width)
+        if steps > 0:
+            if var.layout == NULL or not variant & MOMENTUM:  # which alone moves param
+                _catch_up(
+                    var, var.param + begin * item, begin, stop, coef, steps, variant)
+            else:
+                _catch_up_blocks(var, begin, stop, coef, steps, variant)
+        begin = stop

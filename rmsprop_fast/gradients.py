@@ -1,0 +1,235 @@
+"""Losses that differentiate themselves, for `minimize` and its relatives.
+
+`autograd` and `jax` turn a function of the variables into such a loss by means of the
+library of that name; `wrap` takes any other transformation that returns a value and its
+gradients. None of them is imported before it is asked for.
+
+Gradients are dense: row-sparse ones come from a loss of the caller's that returns
+``(value, grads)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rmsprop_fast import validation
+
+__all__ = ["ValueAndGrad", "autograd", "jax", "wrap"]
+
+Array = np.ndarray[Any, Any]
+
+
+class ValueAndGrad:
+    """A loss of the variables that comes with its gradients; `wrap` makes one.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        As for `wrap`.
+
+    See Also
+    --------
+    wrap : Says what it is for.
+    """
+
+    def __init__(self, value_and_grad: Callable[..., tuple[Any, Any]]) -> None:
+        if not callable(value_and_grad):
+            raise TypeError(
+                "value_and_grad must be a callable that returns (value, grads), "
+                f"got {value_and_grad!r}"
+            )
+        self._value_and_grad = value_and_grad
+
+    def __call__(self, *variables: Array) -> tuple[Any, list[Any]]:
+        """Return the loss and its gradients.
+
+        Parameters
+        ----------
+        *variables : ndarray
+            Only read.
+
+        Returns
+        -------
+        value : scalar
+            The loss.
+        grads : list
+            A gradient for each variable.
+
+        Raises
+        ------
+        TypeError
+            The function does not return a value and its gradients.
+        ValueError
+            The loss is not a scalar; the number of gradients is another.
+        """
+        value, grads = validation.loss_result(self._value_and_grad(*variables))
+        value = np.asarray(value)[()]
+        validation.scalar_loss(np.shape(value))
+        if not isinstance(grads, (list, tuple)):  # the one variable's
+            grads = [grads]
+        grads, _ = validation.matched(grads, variables)
+        return value, grads
+
+
+def wrap(value_and_grad: Callable[..., tuple[Any, Any]]) -> ValueAndGrad:
+    """Make a loss for `minimize` of a function that returns a value and its gradients.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        Takes the variables as arguments and returns ``(value, grads)``: a scalar, and
+        a list or tuple with a gradient for every variable, or the gradient itself if
+        there is one variable. Each is an array of its variable's shape and dtype,
+        `rmsprop_fast.IndexedSlices`, or None.
+
+    Returns
+    -------
+    ValueAndGrad
+        For `minimize`, `get_gradients` and `get_updates`, which call it with the
+        variables in `var_list`.
+
+    Raises
+    ------
+    TypeError
+        `value_and_grad` is not callable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rmsprop_fast import RMSprop, gradients
+    >>> half_square = gradients.wrap(lambda w: (w @ w / 2, w.copy()))
+    >>> w, opt = np.array([3.0, -4.0]), RMSprop(0.5)
+    >>> opt.minimize(half_square, [w])
+    1
+    >>> float(opt.last_loss)
+    12.5
+    """
+    return ValueAndGrad(value_and_grad)
+
+
+def autograd(f: Callable[..., Any]) -> ValueAndGrad:
+    """Differentiate a function that is written in NumPy, with HIPS autograd.
+
+    Parameters
+    ----------
+    f : callable
+        Takes the variables as arguments and returns a scalar. autograd traces NumPy's
+        functions and operators; assignments into arrays it cannot trace.
+
+    Returns
+    -------
+    ValueAndGrad
+        For `minimize`, `get_gradients` and `get_updates`. The gradient of a variable
+        that `f` does not use is zero, so that its running means decay.
+
+    Raises
+    ------
+    ImportError
+        The extra ``autograd`` is not installed.
+    TypeError
+        `f` is not callable.
+
+    Notes
+    -----
+    A gradient has its variable's dtype. The arithmetic may be in another: float32
+    variables with float64 data are differentiated in float64, then rounded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rmsprop_fast import RMSprop, gradients
+    >>> x = np.linspace(-1.0, 1.0, 50)
+    >>> w, b, opt = np.zeros(1), np.zeros(1), RMSprop(0.01)
+    >>> def loss(w, b):
+    ...     return np.mean((w * x + b - (3 * x + 1)) ** 2)
+    >>> for _ in range(500):
+    ...     step = opt.minimize(gradients.autograd(loss), [w, b])
+    >>> w.round(1), b.round(1)
+    (array([3.]), array([1.]))
+    """
+    f = validation.function("f", f)
+    try:
+        from autograd import value_and_grad
+    except ImportError as error:
+        raise _missing("autograd", error) from error
+
+    def scalar(*variables: Any) -> Any:
+        value = f(*variables)
+        validation.scalar_loss(np.shape(value))
+        return value
+
+    def call(*variables: Array) -> tuple[Any, list[Array]]:
+        everything = tuple(range(len(variables)))
+        # It knows ndarray, and not what derives from it, such as a memmap.
+        plain = [np.asarray(var) for var in variables]
+        value, grads = value_and_grad(scalar, everything)(*plain)
+        return value, [np.asarray(grad) for grad in grads]
+
+    return ValueAndGrad(call)
+
+
+def jax(f: Callable[..., Any]) -> ValueAndGrad:
+    """Differentiate a function that is written in ``jax.numpy``, with JAX.
+
+    Parameters
+    ----------
+    f : callable
+        Takes the variables, as JAX arrays, and returns a scalar. It is called as it is:
+        give ``jax.jit(f)`` to have it compiled, once for all data that it closes over.
+
+    Returns
+    -------
+    ValueAndGrad
+        For `minimize`, `get_gradients` and `get_updates`. The gradient of a variable
+        that `f` does not use is zero, so that its running means decay.
+
+    Raises
+    ------
+    ImportError
+        The extra ``jax`` is not installed.
+    TypeError
+        `f` is not callable. When called: a variable is float64 and JAX would make it
+        float32, as it does unless ``jax.config.update("jax_enable_x64", True)`` is
+        called first.
+
+    Notes
+    -----
+    Variables are copied on their way to JAX, which takes arrays never to change, and
+    gradients are copied back. With the variables in other memory than the processor's
+    each step waits for both.
+    """
+    f = validation.function("f", f)
+    try:
+        import jax
+    except ImportError as error:
+        raise _missing("jax", error) from error
+
+    def scalar(*variables: Any) -> Any:
+        value = f(*variables)
+        validation.scalar_loss(np.shape(value))
+        return value
+
+    def call(*variables: Array) -> tuple[Any, list[Array]]:
+        for k, var in enumerate(variables):
+            if var.dtype == np.float64 and not jax.config.jax_enable_x64:
+                raise TypeError(
+                    f"variable {k} must be float32 for JAX as it is configured, got "
+                    'float64; call jax.config.update("jax_enable_x64", True)'
+                )
+        copies = [jax.numpy.array(var, copy=True) for var in variables]
+        transformed = jax.value_and_grad(scalar, tuple(range(len(copies))))
+        value, grads = transformed(*copies)
+        return value, [np.asarray(grad) for grad in grads]
+
+    return ValueAndGrad(call)
+
+
+def _missing(extra: str, error: ImportError) -> ImportError:
+    return ImportError(
+        f"gradients.{extra} needs the extra {extra}: "
+        f"python -m pip install 'rmsprop-fast[{extra}]'",
+        name=error.name,
+    )

@@ -1,0 +1,76 @@
+/* Steps with a zero gradient, many at once, in RMSPROP_REAL. rmsprop.h includes this
+ * once per type, after the formula that this is the closed form of.
+ *
+ * A gradient of zero makes rmsprop_update, without weight decay, do
+ *   rms = rho*rms,  mg = rho*mg,  mom = momentum*mom,  param = param - mom,
+ * so that k of them are
+ *   rms = rho^k * rms,  mg = rho^k * mg,
+ *   param = param - (momentum + momentum^2 + ... + momentum^k) * mom,
+ *   mom = momentum^k * mom.
+ *
+ * The factors are doubles, of the coefficients rounded to RMSPROP_REAL, and come from
+ * products and sums alone: pow has other bits on other machines.
+ */
+
+/* What k steps with a zero gradient multiply by; k = 0: 1, 1 and 0. */
+typedef struct {
+    double rho;      /* rho^k */
+    double momentum; /* momentum^k */
+    double reach;    /* momentum + ... + momentum^k; k itself when momentum is 1 */
+} RMSPROP_NAME(idle);
+
+/* First a, then b. Nothing is subtracted: each operation adds one rounding. */
+RMSPROP_INLINE RMSPROP_NAME(idle)
+RMSPROP_NAME(idle_then)(RMSPROP_NAME(idle) a, RMSPROP_NAME(idle) b)
+{
+    RMSPROP_NAME(idle) both;
+    both.rho = a.rho * b.rho;
+    both.momentum = a.momentum * b.momentum;
+    both.reach = a.reach + a.momentum * b.reach;
+    return both;
+}
+
+/* powers[j] = 2^j steps, for every bit of most_steps. 63 of them are always enough. */
+RMSPROP_INLINE void RMSPROP_NAME(idle_powers)(RMSPROP_NAME(idle) *powers,
+                                              RMSPROP_NAME(coef) c,
+                                              unsigned long long most_steps)
+{
+    powers->rho = (double)c.rho;
+    powers->momentum = powers->reach = (double)c.momentum;
+    while ((most_steps >>= 1) != 0) {
+        powers[1] = RMSPROP_NAME(idle_then)(powers[0], powers[0]);
+        ++powers;
+    }
+}
+
+/* Any number of steps up to most_steps: its bits, the lowest first. */
+RMSPROP_INLINE RMSPROP_NAME(idle)
+RMSPROP_NAME(idle_steps)(const RMSPROP_NAME(idle) *powers, unsigned long long steps)
+{
+    RMSPROP_NAME(idle) all;
+    all.rho = all.momentum = 1;
+    all.reach = 0;
+    for (; steps != 0; steps >>= 1, ++powers)
+        if (steps & 1)
+            all = RMSPROP_NAME(idle_then)(all, *powers);
+    return all;
+}
+
+/* Catch up one element in place. centered and momentum as for rmsprop_update; param
+ * is read and written only if momentum. Factors are rounded before they multiply, and
+ * are flushed like the slots: a slot that decays by more than that is as good as zero. */
+RMSPROP_INLINE void RMSPROP_NAME(catch_up)(RMSPROP_REAL *param, RMSPROP_REAL *rms,
+                                           RMSPROP_REAL *mg, RMSPROP_REAL *mom,
+                                           RMSPROP_NAME(idle) idle, int centered,
+                                           int momentum)
+{
+    const RMSPROP_REAL rho = RMSPROP_NAME(flush)((RMSPROP_REAL)idle.rho);
+    *rms = RMSPROP_NAME(flush)(rho * *rms);
+    if (centered)
+        *mg = RMSPROP_NAME(flush)(rho * *mg);
+    if (momentum) {
+        *param = *param - (RMSPROP_REAL)idle.reach * *mom;
+        *mom = RMSPROP_NAME(flush)(RMSPROP_NAME(flush)((RMSPROP_REAL)idle.momentum) *
+                                   *mom);
+    }
+}

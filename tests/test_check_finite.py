@@ -1,0 +1,190 @@
+"""Gradients that are not finite: refused, left out, or taken as they are."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_bits import assert_same_bits, make_step
+from unchanged import FULL, nothing_changes
+
+from rmsprop_fast import IndexedSlices, RMSprop
+
+BAD = [np.nan, -np.nan, np.inf, -np.inf]
+CLIPS = [{}, {"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"clipvalue": 1.0}]
+clips = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: "".join(clip) or "none")
+
+
+@clips
+@pytest.mark.parametrize("check", [True, "skip"])
+def test_finite_gradients_give_the_bits_of_no_check(
+    rng, dtype, isa, n_threads, clip, check
+) -> None:
+    variables, grads = make_step(rng, dtype)
+    twins = [var.copy() for var in variables]
+    opt = RMSprop(**FULL, **clip, check_finite=check, num_threads=n_threads)
+    plain = RMSprop(**FULL, **clip, num_threads=n_threads)
+    for _ in range(2):
+        opt.apply_gradients(zip(grads, variables, strict=True))
+        plain.apply_gradients(zip(grads, twins, strict=True))
+    for ours, theirs in zip(variables, twins, strict=True):
+        assert_same_bits(ours, theirs)
+    assert opt.skipped_steps == 0
+    assert opt.iterations == 2
+
+
+@clips
+@given(data=st.data())
+def test_a_bad_element_anywhere_refuses_the_whole_step(clip, data) -> None:
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    bad = data.draw(st.sampled_from(BAD))
+    # Around the ends of vectors, and of the blocks of 4,096 that threads share.
+    size = data.draw(st.sampled_from([1, 7, 16, 33, 4096, 4097, 9001]))
+    where = data.draw(st.integers(0, size - 1))
+    strided = data.draw(st.booleans())
+    opt = RMSprop(**FULL, **clip, check_finite=True, num_threads=2)
+    first, second = np.ones((3, 2), dtype), np.ones(size, dtype)
+    opt.build([first, second])
+    grad = np.ones(2 * size, dtype)[::2] if strided else np.ones(size, dtype)
+    grad[where] = bad
+    pairs = [(np.ones_like(first), first), (grad, second)]
+    message = (
+        rf"^every element of a gradient must be finite, got 1 of {size} elements in "
+        rf"grads_and_vars\[1\], of the variable of shape \({size},\), that are not$"
+    )
+    with (
+        nothing_changes(opt, first, second),
+        pytest.raises(FloatingPointError, match=message),
+    ):
+        opt.apply_gradients(pairs)
+    grad[where] = 1
+    assert opt.apply_gradients(pairs) == 1
+
+
+def test_every_variable_with_bad_elements_is_named_with_their_count() -> None:
+    opt = RMSprop(check_finite=True)
+    variables = [np.ones(5), np.ones((2, 2), np.float32), np.ones(())]
+    grads = [np.ones_like(var) for var in variables]
+    grads[0][[1, 3]] = np.nan
+    grads[2][()] = np.inf
+    with pytest.raises(FloatingPointError) as error:
+        opt.apply_gradients(zip(grads, variables, strict=True))
+    assert "2 of 5 elements in grads_and_vars[0]" in str(error.value)
+    assert "1 of 1 elements in grads_and_vars[2]" in str(error.value)
+    assert "grads_and_vars[1]" not in str(error.value)
+
+
+def test_row_sparse_values_are_checked_whatever_their_layout(dtype) -> None:
+    opt = RMSprop(check_finite=True)
+    var = np.ones((10, 4), dtype)
+    values = np.ones((4, 6), dtype).T
+    values[5, 3] = np.nan
+    slices = IndexedSlices(values, np.array([1, 1, 2, 3, 3, 9]))
+    with nothing_changes(opt, var), pytest.raises(FloatingPointError, match=r"1 of 24"):
+        opt.apply_gradients([(slices, var)])
+
+
+def test_the_error_comes_before_slots_are_created() -> None:
+    opt = RMSprop(check_finite=True)
+    with pytest.raises(FloatingPointError):
+        opt.apply_gradients([(np.full(3, np.nan), np.ones(3))])
+    assert opt.get_slot_names() == []
+    assert opt.iterations == 0
+
+
+def test_other_rules_come_first() -> None:
+    opt, var = RMSprop(check_finite=True), np.ones((3, 2))
+    grad = IndexedSlices(np.full((1, 2), np.nan), np.array([3]))
+    with pytest.raises(IndexError):
+        opt.apply_gradients([(grad, var)])
+    opt.build([var])
+    with pytest.raises(IndexError):
+        opt.apply_gradients([(grad, var)])
+
+
+@clips
+@pytest.mark.parametrize("bad", BAD)
+def test_skip_leaves_the_step_out_and_counts_it(dtype, clip, bad) -> None:
+    opt = RMSprop(**FULL, **clip, check_finite="skip", weight_decay=0.1)
+    w, table = np.ones((3, 2), dtype), np.ones((5, 2), dtype)
+    good = np.ones_like(w)
+    rows = IndexedSlices(np.ones((2, 2), dtype), np.array([0, 0]))
+    assert opt.apply_gradients([(good, w), (rows, table)]) == 1
+    values = np.ones((2, 2), dtype)
+    values[1, 1] = bad
+    with nothing_changes(opt, w, table):
+        poisoned = IndexedSlices(values, np.array([0, 0]))
+        assert opt.apply_gradients([(good, w), (poisoned, table)]) == 1
+        assert opt.apply_gradients([(good * bad, w)]) == 1
+    assert opt.skipped_steps == 2
+    assert opt.apply_gradients([(good, w), (rows, table)]) == 2
+    assert opt.skipped_steps == 2
+    assert copy.deepcopy(opt).skipped_steps == 2
+
+
+def test_a_skipped_step_is_no_step_for_schedules_and_rows_that_catch_up(rng) -> None:
+    options = {"momentum": 0.9, "decay": 0.5, "catch_up": True}
+    opt, twin = RMSprop(**options, check_finite="skip"), RMSprop(**options)
+    var = rng.standard_normal((6, 2))
+    twin_var = var.copy()
+    for t in range(6):
+        grad = IndexedSlices(rng.standard_normal((1, 2)), np.array([t % 3]))
+        opt.apply_gradients([(grad, var)])
+        opt.apply_gradients([(np.full_like(var, np.nan), var)])
+        twin.apply_gradients([(grad, twin_var)])
+    opt.catch_up()
+    twin.catch_up()
+    assert_same_bits(var, twin_var)
+    assert (opt.iterations, opt.skipped_steps) == (6, 6)
+
+
+def test_minimize_skips_too_and_keeps_the_loss() -> None:
+    opt, var = RMSprop(check_finite="skip"), np.ones(2)
+    assert opt.minimize(lambda: (np.nan, [np.full(2, np.nan)]), [var]) == 0
+    assert np.isnan(opt.last_loss)
+    assert (var == 1).all()
+
+
+@pytest.mark.parametrize("clip", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}])
+def test_finite_gradients_whose_squares_overflow_are_finite(clip) -> None:
+    opt, var = RMSprop(**clip, check_finite=True), np.ones(3)
+    assert opt.apply_gradients([(np.full(3, 1e200), var)]) == 1
+
+
+def test_without_a_check_a_bad_element_passes() -> None:
+    opt, var = RMSprop(), np.ones(3)
+    opt.apply_gradients([(np.array([1.0, np.nan, 1.0]), var)])
+    np.testing.assert_array_equal(np.isnan(var), [False, True, False])
+
+
+@pytest.mark.parametrize("value", [None, 1, "raise", "Skip"])
+def test_what_is_no_check_is_refused(value) -> None:
+    message = r"^check_finite must be a bool or 'skip', got"
+    with pytest.raises(TypeError, match=message):
+        RMSprop(check_finite=value)
+    opt = RMSprop(check_finite="skip")
+    with pytest.raises(TypeError, match=message):
+        opt.check_finite = value
+    assert opt.check_finite == "skip"
+
+
+@pytest.mark.parametrize("check", [True, "skip"])
+def test_it_is_part_of_the_configuration(check) -> None:
+    config = RMSprop(check_finite=check).get_config()
+    assert config["check_finite"] == check
+    assert RMSprop.from_config(config).get_config() == config
+    assert "check_finite" not in RMSprop().get_config()
+
+
+def test_setting_it_acts_from_the_next_step_on() -> None:
+    opt, var = RMSprop(), np.ones(1)
+    opt.check_finite = "skip"
+    opt.apply_gradients([(np.array([np.inf]), var)])
+    opt.check_finite = True
+    with pytest.raises(FloatingPointError):
+        opt.apply_gradients([(np.array([np.inf]), var)])
+    opt.check_finite = False
+    assert opt.apply_gradients([(np.array([np.inf]), var)]) == 1
