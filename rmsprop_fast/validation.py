@@ -499,8 +499,8 @@ def only_on_the_host(name: str, value: Any, arrays: Iterable[Any]) -> None:
     for array in arrays:
         if backends.is_on_device(array):
             raise ValueError(
-                f"{name} must be False with variables on devices, got {value!r} and one "
-                f"on {backends.place_of(array)}"
+                f"{name} must be False with variables on devices, got {value!r} and "
+                f"one on {backends.place_of(array)}"
             )
 
 

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 from rmsprop_fast.cpu._extents import Extents
 
@@ -8,12 +9,15 @@ THREADS: int
 DIGITS: int
 FAULT_SIZE: int
 
-Parameter = np.ndarray[Any, Any]
-Group = tuple[int, int, bool, int]
+_Parameter = np.ndarray[Any, Any]
+_Group = tuple[int, int, bool, int]
 
+@disjoint_base
 class Table:
-    array: Parameter
+    array: _Parameter
+    def __init__(self, size: int) -> None: ...
 
+@disjoint_base
 class Fault:
     memory: Any
     address: int
@@ -21,9 +25,10 @@ class Fault:
     def __init__(self, memory: Any, address: int) -> None: ...
     def take(self) -> tuple[int, int, int, int, int]: ...
 
+@disjoint_base
 class Plan:
     host_pairs: list[Any]
-    groups: list[Group]
+    groups: list[_Group]
     dtypes: list[tuple[int, int]]
     def __init__(
         self,
@@ -59,28 +64,29 @@ class Plan:
     ) -> None: ...
     def use(self, scales: int, stop: int) -> None: ...
     def count(self, device: int) -> tuple[int, int]: ...
-    def fill_dense(self, group: Group, start: int) -> tuple[Parameter, int, int]: ...
+    def fill_dense(self, group: _Group, start: int) -> tuple[_Parameter, int, int]: ...
     def fill_norms(
         self, device: int, is_double: int, start: int, sums: int, squares: int
-    ) -> tuple[Parameter, int, int, int]: ...
+    ) -> tuple[_Parameter, int, int, int]: ...
     def fill_rows(
-        self, group: Group, start: int
+        self, group: _Group, start: int
     ) -> tuple[Table, int, int, int, int, int, int]: ...
     def place_rows(
         self, table: Table, partial: int, occurrences: int, fault: int, iterations: int
     ) -> None: ...
-    def read_rows(self, table: Table, occurrences: int) -> Parameter: ...
+    def read_rows(self, table: Table, occurrences: int) -> _Parameter: ...
     def fill_take(
         self, outs: list[Any], device: int, is_double: int, start: int
-    ) -> tuple[Parameter, int, int]: ...
+    ) -> tuple[_Parameter, int, int]: ...
 
 class SortPass:
     n: int
     n_passes: int
     n_tiles: int
-    n_bytes: int
+    @property
+    def n_bytes(self) -> int: ...
     def __init__(self, n: int, n_keys: int, is_wide: bool) -> None: ...
-    def parameter(self, scratch: int, k: int) -> Parameter: ...
+    def parameter(self, scratch: int, k: int) -> _Parameter: ...
     def result(self, scratch: int) -> int: ...
 
 def norm_factors(
@@ -90,4 +96,4 @@ def norm_factors(
     factor: float,
     norm: float,
     is_global: bool,
-) -> Parameter: ...
+) -> _Parameter: ...
