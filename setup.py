@@ -48,8 +48,11 @@ ISA_FLAGS = {
 MODULES = [
     *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
     *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
-    "gpu._plan",
+    *("estimators._train", "gpu._plan"),
 ]
+
+# Where there are loops, which are compiled once for each instruction set.
+LOOPS = ["cpu", "estimators"]
 
 OPENMP_FLAGS = {"unix": ["-fopenmp"], "msvc": ["/openmp"]}
 OPENMP_PROBE = """\
@@ -78,8 +81,8 @@ def isas():
 
 def headers():
     """Return the files that compiled modules include."""
-    folders = Path(INCLUDE, PACKAGE), Path(PACKAGE), Path(PACKAGE, "cpu")
-    folders += (Path(PACKAGE, "gpu"),)
+    rooms = [Path(PACKAGE, room) for room in ("", "cpu", "estimators", "gpu")]
+    folders = Path(INCLUDE, PACKAGE), *rooms
     files = [path for folder in folders for path in folder.iterdir()]
     return [str(path) for path in files if path.suffix in (".h", ".pxd", ".pxi")]
 
@@ -92,7 +95,8 @@ def extensions():
         "depends": ["setup.py", *headers()],
     }
     flags = {name: [] for name in MODULES}
-    flags |= {f"cpu._loops_{isa}": ISA_FLAGS[isa] for isa in isas()}
+    for isa in isas():
+        flags |= {f"{room}._loops_{isa}": ISA_FLAGS[isa] for room in LOOPS}
     return [
         Extension(
             f"{PACKAGE}.{name}",

@@ -2,6 +2,7 @@
 
 Every figure comes from contestants that took turns in one run, and were checked first.
 "rival/ours" is the rival's cost over ours, round by round: above 1 we are cheaper.
+`estimators` has a command line of its own, see ``estimators --help``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ BASELINE = Path(__file__).parent / "results" / "baseline.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 if something got worse or was wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["estimators"]:  # curves, not costs: it has its own command line
+        return import_module("benchmarks.estimators").main(argv[1:])
     parser = make_parser()
     arguments = parser.parse_args(argv)
     effort = make_effort(arguments.threads, arguments.quick)

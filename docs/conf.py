@@ -19,7 +19,7 @@ exclude_patterns = ["_build", "examples"]
 # `name` in a docstring: a link where it names something documented, else just code.
 default_role = "py:obj"
 nitpicky = True
-nitpick_ignore_regex = [("py:obj", r"[a-z_.]+")]
+nitpick_ignore_regex = [("py:obj", r"[a-z_.]+"), ("py:obj", r"sklearn\..+")]
 
 autodoc_typehints = "none"  # numpydoc's sections say more
 autodoc_member_order = "bysource"

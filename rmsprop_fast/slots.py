@@ -286,10 +286,6 @@ class Slots:
         self.variables = [None] * len(self.specs)
         self._arrays = [{} for _ in self.specs]
         self.counters = [self._new_counters(shape) for shape, _ in self.specs]
-        self.is_excluded = [
-            validation.flag("is_excluded", excluded)
-            for excluded, _ in zip(state["is_excluded"], self.specs, strict=True)
-        ]
         self.is_closed = validation.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
         for key, array in state["arrays"].items():
@@ -303,4 +299,7 @@ class Slots:
                 self.counters[index][name] = _own_copy(array)
             else:
                 raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
+        self.is_excluded = validation.saved_flags(
+            "is_excluded", state["is_excluded"], len(self.specs)
+        )
         return self

@@ -880,6 +880,13 @@ def saved_counter(
         )
 
 
+def saved_flags(name: str, flags: Sequence[Any], n: int) -> list[bool]:
+    """Return restored flags, one for each of n variables."""
+    if len(flags) != n:
+        raise ValueError(f"{name} must be of {n} variables, got {len(flags)}")
+    return [flag(name, value) for value in flags]
+
+
 def too_many_iterations() -> NoReturn:
     """Raise when the count of steps cannot grow."""
     raise OverflowError(

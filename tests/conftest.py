@@ -64,6 +64,26 @@ def any_work_is_shared() -> Iterator[None]:
 
 
 @pytest.fixture
+def any_batch_is_shared() -> Iterator[None]:
+    """Let even an estimator's smallest mini-batch start a team."""
+    from rmsprop_fast.estimators import _train
+
+    before = _train.set_serial_below(0)
+    yield
+    _train.set_serial_below(before)
+
+
+@pytest.fixture(params=dispatch.available())
+def training_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test with each instruction set's training loops."""
+    from rmsprop_fast.estimators import _train
+
+    _train.use(request.param)
+    yield request.param
+    _train.use(dispatch.ISA)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20121106)
 

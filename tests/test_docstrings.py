@@ -11,22 +11,31 @@ import pytest
 from numpydoc.validate import validate
 
 import rmsprop_fast
-from rmsprop_fast import gradients, kernels, schedules
+from rmsprop_fast import estimators, gradients, kernels, schedules
 
 SETTINGS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 CHECKS = set(SETTINGS["tool"]["numpydoc_validation"]["checks"])
 
 
+def members(cls: type) -> dict[str, object]:
+    """Return what the class holds itself, or inherits from a base of this package."""
+    found: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        if base is cls or base.__module__.startswith("rmsprop_fast.estimators"):
+            found |= vars(base)
+    return found
+
+
 def public_names() -> Iterator[str]:
     """Yield the public functions, classes, methods and properties."""
-    for module in (rmsprop_fast, gradients, schedules):
+    for module in (rmsprop_fast, estimators, gradients, schedules):
         for name in module.__all__:
             value = getattr(module, name)
             if not inspect.isclass(value) and not inspect.isfunction(value):
                 continue
             yield f"{module.__name__}.{name}"
             if inspect.isclass(value):
-                for member, held in vars(value).items():
+                for member, held in members(value).items():
                     is_data = held is None or isinstance(held, (int, float))
                     if not member.startswith("_") and not is_data:
                         yield f"{module.__name__}.{name}.{member}"
