@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard rmsprop_fast/*.p[xy][dx] \
     rmsprop_fast/cpu/*.p[xy][dxi] rmsprop_fast/cpu/*.h rmsprop_fast/include/rmsprop_fast/*.h \
-    rmsprop_fast/estimators/*.p[xy][dxi])
+    rmsprop_fast/estimators/*.p[xy][dxi] rmsprop_fast/gpu/*.p[xy][dx] rmsprop_fast/gpu/*.h)
 
 # Named one by one: from the package's name, stubtest would import the loops of every
 # instruction set.

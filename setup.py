@@ -48,7 +48,7 @@ ISA_FLAGS = {
 MODULES = [
     *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
     *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
-    "estimators._train",
+    *("estimators._train", "gpu._plan"),
 ]
 
 # Where there are loops, which are compiled once for each instruction set.
@@ -81,7 +81,7 @@ def isas():
 
 def headers():
     """Return the files that compiled modules include."""
-    rooms = Path(PACKAGE), Path(PACKAGE, "cpu"), Path(PACKAGE, "estimators")
+    rooms = [Path(PACKAGE, room) for room in ("", "cpu", "estimators", "gpu")]
     folders = Path(INCLUDE, PACKAGE), *rooms
     files = [path for folder in folders for path in folder.iterdir()]
     return [str(path) for path in files if path.suffix in (".h", ".pxd", ".pxi")]

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks import baseline, machine, report
+from benchmarks import baseline, gpu, machine, report
 from benchmarks.harness import OURS, Case, Effort, Outcome, run
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.sparse import EQUAL
@@ -36,6 +36,7 @@ MODULES = (
     "options",
     "memory",
     "dense",
+    "gpu",
 )
 BASELINE = Path(__file__).parent / "results" / "baseline.json"
 
@@ -54,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         print(*(case.name for case in cases), sep="\n")
         return 0
+    if any(case.name.startswith("gpu/") for case in cases) and (why := gpu.lacks()):
+        print(f"gpu: {why}", file=sys.stderr)
+        cases = [case for case in cases if not case.name.startswith("gpu/")]
+        if not cases:
+            return 2
 
     results = measure(cases, effort, arguments.json)
     if arguments.plots:
@@ -141,6 +147,9 @@ def measure(
     """
     described = machine.describe(effort)
     print(machine.headline(described))
+    if any(case.name.startswith("gpu/") for case in cases):
+        described["gpu"] = gpu.device_name()
+        print(described["gpu"])
     if absent := [peer.name for peer in PEERS if not is_installed(peer)]:
         print("not installed:", ", ".join(absent))
     outcomes: list[Outcome] = []

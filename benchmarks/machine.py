@@ -17,7 +17,7 @@ from rmsprop_fast import show_config
 __all__ = ["describe", "headline"]
 
 LIBRARIES = ("rmsprop-fast", "numpy", "torch", "numba", "jax", "optax")
-LIBRARIES += ("tensorflow", "keras")
+LIBRARIES += ("tensorflow", "keras", "cupy-cuda13x", "cupy-cuda12x")
 
 
 def describe(effort: Effort) -> dict[str, Any]:

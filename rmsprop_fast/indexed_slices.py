@@ -38,6 +38,8 @@ class IndexedSlices:
 
     Notes
     -----
+    Both arrays are NumPy's, or both are CuPy's, on one device and C-contiguous.
+
     The arrays are kept, not copied; what they hold when a step begins is what counts.
     Duplicates are summed in the order given, in runs of 32 whose sums are then added in
     order, so that the bits of the sum do not depend on the machine.

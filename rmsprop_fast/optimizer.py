@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rmsprop_fast import schedules, threads, validation
+from rmsprop_fast import backends, schedules, threads, validation
 from rmsprop_fast.cpu._step import NOT_FINITE, REFUSED, Step, clipped
+from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.gradients import ValueAndGrad
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.schedules import LearningRateSchedule
@@ -21,7 +22,7 @@ from rmsprop_fast.slots import Slots, initial
 
 __all__ = ["Optimizer"]
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray or cupy.ndarray
 Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
 Hyperparameter = float | Callable[[], float]
@@ -32,7 +33,7 @@ def _listed(var_list: Any) -> Any:
     """Return variables given by a callable, or as one array, as a list of them."""
     if callable(var_list):
         var_list = var_list()
-    return [var_list] if isinstance(var_list, np.ndarray) else var_list
+    return [var_list] if backends.is_array(var_list) else var_list
 
 
 class Optimizer:
@@ -118,7 +119,12 @@ class Optimizer:
     def _mirror(self) -> None:
         """Build the compiled step's picture of the slots."""
         slots = self._slots
-        self._step = Step(slots.by_key, slots.extents, slots.iterations, self._silent)
+        self._devices: Any = None
+        self._step: Any = Step(
+            slots.by_key, slots.extents, slots.iterations, self._silent
+        )
+        if isinstance(self._hyper.get("learning_rate"), DeviceScalar):
+            self._use_devices()
         if not slots.is_restored:
             self._bind_step(range(len(slots.variables)))
 
@@ -126,6 +132,8 @@ class Optimizer:
         for index in indices:
             var = self._slots.variables[index]
             assert var is not None  # only a restored state has none, and binds all
+            if backends.is_on_device(var):
+                self._use_devices()
             counters = self._slots.counters[index]
             self._step.bind(
                 index,
@@ -138,12 +146,40 @@ class Optimizer:
                 not self._slots.is_excluded[index],
             )
 
+    def _use_devices(self) -> None:
+        """From now on a step looks for arrays on devices, too."""
+        from rmsprop_fast.gpu.step import DeviceStep
+
+        if not isinstance(self._step, DeviceStep):
+            self._devices = DeviceStep(self._step, self._slots, self._silent)
+            self._step = self._devices
+
+    def check(self) -> None:
+        """Wait for the devices, and raise what steps there have found.
+
+        A step on a device is launched and not waited for. That it met a row out of
+        range comes to light in the next call that looks, such as `apply_gradients`, or
+        here. Without variables on devices there is nothing to wait for.
+
+        Raises
+        ------
+        IndexError
+            A row was out of range. That step, and those after it, changed nothing on
+            its device; `iterations` is what it was before.
+        """
+        with self._lock:
+            if self._devices is not None:
+                self._devices.check()
+
     # --- Hyperparameters --------------------------------------------------------------
 
     def _set_hyper(self, name: str, value: Any) -> None:
         if name != "learning_rate" and isinstance(value, LearningRateSchedule):
             validation.no_schedule(name, value)
-        if not callable(value):
+        if name == "learning_rate" and backends.is_on_device(value):
+            value = DeviceScalar(name, value)
+            self._use_devices()
+        elif not callable(value):
             value = self._ranges[name](name, value)
         if self._catches_up and name in self._idle_hyper:
             validation.no_callable_with_catch_up(name, value)
@@ -153,19 +189,24 @@ class Optimizer:
 
     def _get_hyper(self, name: str) -> float:
         """Return the number that the next step would use, before decay."""
-        value = self._hyper[name]
-        if type(value) is float:
-            return value
+        value: Any = self._hyper[name]
+        if type(value) is float or type(value) is DeviceScalar:
+            return value  # type: ignore[return-value]  # it stands for a number
         if isinstance(value, LearningRateSchedule):
             return self._ranges[name](f"{name}(step)", value(self.iterations))
         return self._ranges[name](f"{name}()", value())
 
     @property
     def learning_rate(self) -> float | LearningRateSchedule:
-        """The learning rate, in units of `var` per step; a schedule comes as itself."""
+        """The learning rate, in units of `var` per step.
+
+        A schedule comes as itself, and so does a 0-d CuPy array.
+        """
         value = self._hyper["learning_rate"]
         if isinstance(value, LearningRateSchedule):
             return value
+        if isinstance(value, DeviceScalar):
+            return value.array  # type: ignore[no-any-return]  # a 0-d CuPy array
         return self._get_hyper("learning_rate")
 
     @learning_rate.setter
@@ -190,7 +231,7 @@ class Optimizer:
     def decay(self, value: Hyperparameter) -> None:
         self._set_hyper("decay", value)
 
-    def _learning_rate_now(self) -> float:
+    def _learning_rate_now(self) -> Any:
         """Return the learning rate of the next step, schedule and decay included."""
         rate = self._get_hyper("learning_rate")
         decay = self._get_hyper("decay")
@@ -285,7 +326,7 @@ class Optimizer:
 
     # --- What a subclass adds ---------------------------------------------------------
 
-    def _scalars(self) -> tuple[int, float, float, float, float]:
+    def _scalars(self) -> tuple[int, Any, float, float, float]:
         """Return the next step's variant, learning rate, rho, momentum and epsilon."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
@@ -305,10 +346,11 @@ class Optimizer:
         Parameters
         ----------
         grads_and_vars : iterable of (gradient, variable) pairs
-            A variable is a writable float32 or float64 ndarray of any layout; it is
-            read and written. Its gradient is an ndarray of the same shape and dtype or
-            `IndexedSlices`; it is only read. A gradient of None leaves its variable
-            alone. The same variable twice is updated twice, in the order given.
+            A variable is a writable float32 or float64 ndarray of any layout, or a
+            C-contiguous CuPy array; it is read and written. Its gradient is an array of
+            the same kind, shape and dtype or `IndexedSlices`; it is only read. A
+            gradient of None leaves its variable alone. The same variable twice is
+            updated twice, in the order given.
         name : None
             Keras's name scope, which arrays do not have.
 
@@ -338,7 +380,8 @@ class Optimizer:
         -----
         Everything is checked before anything is changed: after an error, variables,
         slots and `iterations` are what they were. So they are after a step that
-        ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead.
+        ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead. Rows
+        for a variable on a device are checked there, and raised later: see `check`.
         """
         validation.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
@@ -378,6 +421,7 @@ class Optimizer:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = validation.pairs(pairs)
         to_bind, missing = validation.step(pairs, self._slots)
+        self._check_places([var for grad, var in pairs if grad is not None])
         if self._check_finite is True:
             validation.nonfinite(pairs)  # an error must not leave slots behind
         if missing:
@@ -385,10 +429,25 @@ class Optimizer:
         self._bind_step(self._slots.bind(to_bind, slot_names))
         return pairs
 
+    def _check_bindable(self, arrays: list[Array]) -> None:
+        """Refuse to bind what no step can update."""
+        if self._catches_up:
+            validation.only_on_the_host("catch_up", True, arrays)
+
+    def _check_places(self, arrays: list[Array]) -> None:
+        """Refuse a step that would have to wait for a device, or that none can make."""
+        if self._check_finite is not False:
+            validation.only_on_the_host("check_finite", self._check_finite, arrays)
+        self._check_bindable(arrays)
+        if self._clip["global_clipnorm"] is not None:
+            validation.one_place(arrays)
+        rate = self._hyper.get("learning_rate")
+        if isinstance(rate, DeviceScalar):
+            validation.rate_place(rate.array, arrays)
+
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
-            (var.__array_interface__["data"][0], var.shape, var.strides)
-            for var in missing
+            (backends.address(var), var.shape, var.strides) for var in missing
         )
         if key in self._silent:
             return
@@ -418,9 +477,12 @@ class Optimizer:
         variant = self._scalars()[0]
         with self._lock:
             new = validation.variables("var_list", var_list, self._slots)
+            self._check_bindable(new)
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
             self._silent.clear()  # who was not bound is now a stranger
+            if self._devices is not None:
+                self._devices.compile(variant)
 
     def forget(self, var: Array) -> None:
         """Let go of a variable and its slots, and of what its rows have missed.
@@ -438,6 +500,7 @@ class Optimizer:
             `var` is the memory of a variable in another shape.
         """
         with self._lock:
+            self.check()
             self._slots.forget(self._index(var))
             self._mirror()
 
@@ -566,7 +629,7 @@ class Optimizer:
             return *loss(*variables), variables
         value, grads = validation.loss_result(validation.loss(loss)())
         var_list = _listed(var_list)  # after the loss, as Keras does
-        if isinstance(grads, (np.ndarray, IndexedSlices)):
+        if backends.is_array(grads) or isinstance(grads, IndexedSlices):
             grads = [grads]
         return value, *validation.matched(grads, var_list)
 
@@ -632,7 +695,15 @@ class Optimizer:
         """
         value, grads, params = self._gradients(loss, params)
         arrays = validation.gradients(grads, params)
-        new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
+        self._check_places(arrays)
+        if any(map(backends.is_on_device, arrays)):
+            with self._lock:
+                self._use_devices()
+                new = self._devices.clipped(
+                    arrays, *self._bounds, 1.0, self._num_threads
+                )
+        else:
+            new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
         self.last_loss = value
         return [
             IndexedSlices(array, grad.indices.copy(), grad.dense_shape)
@@ -700,7 +771,7 @@ class Optimizer:
             slot = None if index is None else self._slots.get(index, slot_name)
             if slot is not None:
                 return slot
-            slot = initial(initializer, var.shape, var.dtype)
+            slot = backends.place(initial(initializer, var.shape, var.dtype), var)
             validation.new_slot(slot, var, self._slots)
             self._slots.bind([var], [])
             index = self._index(var)
@@ -810,9 +881,9 @@ class Optimizer:
 
         Returns
         -------
-        list of ndarray
+        list of numpy.ndarray
             Iterations (0-d int64), then every rms, every momentum and every mg in the
-            order of the variables.
+            order of the variables; what is on devices, copied to the host.
 
         Raises
         ------
@@ -820,8 +891,14 @@ class Optimizer:
             Rows miss steps, see `catch_up`: a list of weights cannot say which.
         """
         with self._lock:
+            self.check()
             validation.no_row_is_behind("get_weights", self._slots)
-            return [np.array(array, subok=False) for array in self.weights]
+            return [
+                array.get()
+                if backends.is_on_device(array)
+                else np.array(array, subok=False)
+                for array in self.weights
+            ]
 
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Copy arrays into the state.
@@ -838,10 +915,11 @@ class Optimizer:
             The number, a shape or a kind of dtype does not match; nothing was copied.
         """
         with self._lock:
+            self.check()
             new = validation.weights(self._name, weights, self.weights)
             # Copies first: an array of the caller's may be one of the live ones.
             for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
-                np.copyto(slot, array, casting="same_kind")
+                backends.copy_into(slot, array)
             self._slots.call_caught_up()
 
     # --- Configuration ----------------------------------------------------------------
@@ -857,8 +935,11 @@ class Optimizer:
         config = self._arguments()
         for name in self._hyper:
             value = getattr(self, name)
-            is_schedule = isinstance(value, LearningRateSchedule)
-            config[name] = schedules.serialize(value) if is_schedule else value
+            if isinstance(value, LearningRateSchedule):
+                value = schedules.serialize(value)
+            elif backends.is_on_device(value):
+                value = float(value.get())
+            config[name] = value
         return config
 
     def _arguments(self) -> dict[str, Any]:
@@ -954,6 +1035,7 @@ class Optimizer:
 
     def _state(self) -> dict[str, Any]:
         """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
+        self.check()
         return {**self._slots.state(), "skipped_steps": self.skipped_steps}
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -964,7 +1046,7 @@ class Optimizer:
         self._own(Slots.from_state(state))
 
     def __getstate__(self) -> dict[str, Any]:
-        rebuilt = ("_lock", "_step", "_silent", "_slots")
+        rebuilt = ("_lock", "_step", "_devices", "_silent", "_slots")
         with self._lock:
             attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
             return {"attributes": attributes, "state": self._state()}

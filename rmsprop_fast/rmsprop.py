@@ -15,13 +15,14 @@ CENTERED, MOMENTUM, EPS_IN_SQRT = 1, 2, 4
 
 
 class RMSprop(Optimizer):
-    r"""RMSprop, plain, centered, with momentum, or both, on NumPy arrays.
+    r"""RMSprop, plain, centered, with momentum, or both, on NumPy or CuPy arrays.
 
     Parameters
     ----------
     learning_rate : float, schedule or callable, default 0.001
         Unit of `var` per step; finite and >= 0. A callable takes no argument and is
-        read once per step, as all callables below.
+        read once per step, as all callables below. A 0-d CuPy array of float32 or
+        float64 is read on its device by every step there, unchecked.
     rho : float or callable, default 0.9
         Weight of the past in the running means, in [0, 1].
     momentum : float or callable, default 0.0

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from rmsprop_fast import validation
+from rmsprop_fast import backends, validation
 from rmsprop_fast.cpu._extents import Extents
 
 __all__ = ["INITIALIZERS", "Slots", "initial"]
@@ -42,11 +42,6 @@ def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
     ):
         return array
     return np.array(array, dtype=dtype, order="C", subok=False)
-
-
-def _own_view(var: Array) -> Array:
-    """Return a view whose shape stays when the caller's array is reshaped in place."""
-    return var.view(np.ndarray)
 
 
 def _own_copy(array: Array) -> Array:
@@ -92,12 +87,12 @@ class Slots:
     @staticmethod
     def key(var: Array) -> Any:
         """Return what identifies an array's memory; empty ones have none to share."""
-        address = var.__array_interface__["data"][0]
+        address = backends.address(var)
         return address if var.size else (address, var.shape)
 
     def find(self, var: Any) -> int | None:
         """Return the index of a bound variable."""
-        return self.by_key.get(self.key(var)) if isinstance(var, np.ndarray) else None
+        return self.by_key.get(self.key(var)) if backends.is_array(var) else None
 
     def get(self, index: int, name: str) -> Array | None:
         """Return one slot."""
@@ -134,7 +129,7 @@ class Slots:
             found = [self.find(var) for var in new]
             indices = [next(unbound) if i is None else i for i in found]
         created = [
-            (index, name, np.zeros(var.shape, var.dtype))
+            (index, name, backends.zeros_like(var))
             for name in names
             for index, var in zip(indices, new, strict=True)
             if index >= len(self._arrays) or name not in self._arrays[index]
@@ -159,7 +154,7 @@ class Slots:
 
     def _append(self, var: Array) -> None:
         self.by_key[self.key(var)] = len(self.variables)
-        self.variables.append(_own_view(var))
+        self.variables.append(backends.own_view(var))
         self.specs.append((var.shape, var.dtype))
         self.counters.append(self._new_counters(var.shape))
         self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
@@ -168,13 +163,17 @@ class Slots:
 
     def _take(self, array: Array) -> None:
         if array.size:
-            self.extents.add(*np.lib.array_utils.byte_bounds(array))
+            self.extents.add(*backends.bounds(array))
 
     def _rebind(self, new: Sequence[Array]) -> None:
         """Bind a restored state to `new`, which match it position by position."""
         self.is_restored = False
         for index, var in enumerate(new):
-            self.variables[index] = _own_view(var)
+            slots = self._arrays[index]
+            for name, array in slots.items():
+                slots[name] = backends.place(array, var)
+                self._take(slots[name])
+            self.variables[index] = backends.own_view(var)
             self.by_key[self.key(var)] = index
             if self._to_exclude.pop(self.key(var), None) is not None:
                 self.is_excluded[index] = True
@@ -228,7 +227,9 @@ class Slots:
         """Exclude an array from weight decay; return its index if it is bound."""
         index = self.find(var)
         if index is None:
-            self._to_exclude[self.key(var)] = _own_view(var)  # keeps the address taken
+            self._to_exclude[self.key(var)] = backends.own_view(
+                var
+            )  # keeps the address taken
         else:
             self.is_excluded[index] = True
         return index
@@ -238,12 +239,15 @@ class Slots:
     def state(self) -> dict[str, Any]:
         """Return everything but the variables.
 
-        ``"arrays"`` maps names to the live arrays, in order; all else is for JSON.
+        ``"arrays"`` maps names to the live arrays, in order, or to copies of those on
+        devices; all else is for JSON.
         """
         if self._to_exclude:
             validation.unbound_exclusions(list(self._to_exclude.values()))
         arrays = {
-            f"slot.{index}.{quote(name, safe='')}": self._arrays[index][name]
+            f"slot.{index}.{quote(name, safe='')}": backends.as_numpy(
+                self._arrays[index][name]
+            )
             for index, name in self._order
         }
         for index in range(len(self.specs)):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from rmsprop_fast import backends
+
 if TYPE_CHECKING:
     from rmsprop_fast.slots import Slots
 
@@ -199,7 +201,7 @@ def _is_real(array: Array) -> bool:
 
 
 def _real_array(where: str, name: str, value: Any) -> Array:
-    if not isinstance(value, np.ndarray):
+    if not backends.is_array(value):
         raise TypeError(
             f"{where}{name} must be a numpy.ndarray, got {type(value).__name__}"
         )
@@ -208,7 +210,27 @@ def _real_array(where: str, name: str, value: Any) -> Array:
             f"{where}{name} must have dtype float32 or float64 in native byte order, "
             f"got {value.dtype.str!r}"
         )
-    return value
+    _contiguous_on_device(where, name, value)
+    return value  # type: ignore[no-any-return]
+
+
+def _contiguous_on_device(where: str, name: str, array: Any) -> None:
+    """Refuse a device array whose elements do not follow each other."""
+    if backends.is_on_device(array) and not backends.is_contiguous(array):
+        raise ValueError(
+            f"{where}{name} must be C-contiguous on a device, got shape {array.shape} "
+            f"with strides {array.strides}"
+        )
+
+
+def _same_place(where: str, name: str, array: Any, other_name: str, other: Any) -> None:
+    """Refuse arrays of which one is elsewhere."""
+    place, wanted = backends.place_of(array), backends.place_of(other)
+    if place != wanted:
+        raise TypeError(
+            f"{where}{name} must be where {other_name} is, on {wanted}, got an array "
+            f"on {place}"
+        )
 
 
 def _overlaps_itself(array: Array) -> bool:
@@ -235,6 +257,8 @@ def _overlaps_itself(array: Array) -> bool:
 def variable(where: str, var: Any) -> Array:
     """Return an array that can be updated in place; the rules that need no other."""
     _real_array(where, "var", var)
+    if backends.is_on_device(var):
+        return var  # type: ignore[no-any-return]  # contiguous, and never read-only
     if not var.flags.writeable:
         raise ValueError(f"{where}var must be writable, got a read-only array")
     if _overlaps_itself(var):
@@ -267,29 +291,31 @@ def same_array(where: str, var: Array, bound: Array) -> None:
         )
 
 
-def _bounds(array: Array) -> tuple[int, int]:
-    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
-
-
 class _Memory:
     """The arrays of an optimizer and of this call, to find overlaps among them."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._new: list[tuple[str, Array]] = []
+        self._new: list[tuple[str, Array, tuple[int, int]]] = []
 
     def add(self, label: str, var: Array) -> None:
-        self._new.append((label, var))
+        self._new.append((label, var, backends.bounds(var)))
 
     def refuse(self, where: str, name: str, array: Array) -> None:
         """Raise when `array` shares memory with any other; bounds first, then exact."""
-        low, high = _bounds(array)
-        others = list(self._new)
+        low, high = backends.bounds(array)
+        others = self._new
         if self._slots.extents.may_touch(low, high):
-            others += self._slots.labelled()
-        for label, other in others:
-            other_low, other_high = _bounds(other)
-            if low < other_high and other_low < high and np.shares_memory(array, other):
+            bound = [
+                (*each, backends.bounds(each[1])) for each in self._slots.labelled()
+            ]
+            others = others + bound
+        for label, other, (other_low, other_high) in others:
+            if (
+                low < other_high
+                and other_low < high
+                and backends.shares_memory(array, other)
+            ):
                 raise ValueError(
                     f"{where}{name} must not overlap a variable or a slot, "
                     f"got memory of {label}"
@@ -298,7 +324,7 @@ class _Memory:
 
 def variables(where: str, var_list: Any, slots: Slots) -> list[Array]:
     """Return the variables of a list, each once; refuse what cannot be bound."""
-    if isinstance(var_list, np.ndarray) or not isinstance(var_list, Iterable):
+    if backends.is_array(var_list) or not isinstance(var_list, Iterable):
         raise TypeError(
             f"{where} must be a list of arrays, got {type(var_list).__name__}"
         )
@@ -373,20 +399,22 @@ def restored(new: Sequence[Array], slots: Slots) -> None:
 
 
 def _integers(name: str, indices: Any) -> Array:
-    if not isinstance(indices, np.ndarray):
+    if not backends.is_array(indices):
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(indices).__name__}")
     if indices.dtype.kind not in "iu" or not indices.dtype.isnative:
         raise TypeError(
             f"{name} must have an integer dtype in native byte order, "
             f"got {indices.dtype.str!r}"
         )
-    return indices
+    _contiguous_on_device("", name, indices)
+    return indices  # type: ignore[no-any-return]
 
 
 def slices(values: Any, indices: Any, where: str = "") -> None:
     """Check a row-sparse gradient by itself."""
     _real_array(where, "values", values)
     _integers(f"{where}indices", indices)
+    _same_place(where, "indices", indices, "values", values)
     if values.ndim == 0:
         raise ValueError(f"{where}values must have at least 1 dimension, got 0")
     if indices.ndim != 1:
@@ -403,6 +431,7 @@ def slices(values: Any, indices: Any, where: str = "") -> None:
 def _slices_for(where: str, grad: Any, var: Array) -> None:
     """Check a row-sparse gradient against its variable."""
     slices(grad.values, grad.indices, where)
+    _same_place(where, "values", grad.values, "var", var)
     if var.ndim == 0:
         raise ValueError(
             f"{where}var must have at least 1 dimension for IndexedSlices, got 0"
@@ -421,6 +450,8 @@ def _slices_for(where: str, grad: Any, var: Array) -> None:
             f"{where}dense_shape must be var's shape {var.shape}, "
             f"got {grad.dense_shape}"
         )
+    if backends.is_on_device(var):
+        return  # the device looks at the rows, see `row_found`
     bad = np.flatnonzero((grad.indices < 0) | (grad.indices >= len(var)))
     if bad.size:
         raise IndexError(
@@ -436,7 +467,7 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
     if type(grad) is IndexedSlices:
         _slices_for(where, grad, var)
         return grad.values
-    if not isinstance(grad, np.ndarray):
+    if not backends.is_array(grad):
         raise TypeError(
             f"{where}grad must be a numpy.ndarray, IndexedSlices or None, "
             f"got {type(grad).__name__}"
@@ -449,7 +480,78 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
         raise ValueError(
             f"{where}grad must have var's shape {var.shape}, got {grad.shape}"
         )
-    return grad
+    _same_place(where, "grad", grad, "var", var)
+    _contiguous_on_device(where, "grad", grad)
+    return grad  # type: ignore[no-any-return]
+
+
+def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> NoReturn:
+    """Raise for a row that a device found in a step that was launched before."""
+    raise IndexError(
+        f"grads_and_vars[{pair}]: indices must be in [0, {n_rows}), got {row} at "
+        f"position {position}, in a step on cuda:{device} before this call; that step "
+        f"and those after it changed nothing there"
+    )
+
+
+def only_on_the_host(name: str, value: Any, arrays: Iterable[Any]) -> None:
+    """Refuse an option that steps on devices do not have."""
+    for array in arrays:
+        if backends.is_on_device(array):
+            raise ValueError(
+                f"{name} must be False with variables on devices, got {value!r} and "
+                f"one on {backends.place_of(array)}"
+            )
+
+
+def one_place(arrays: Iterable[Any]) -> None:
+    """Refuse a norm over gradients in several places: one would have to wait."""
+    places = list(dict.fromkeys(map(backends.place_of, arrays)))
+    if len(places) > 1:
+        raise ValueError(
+            "global_clipnorm must be None, or all gradients of a call in one place, "
+            f"got some on {', some on '.join(places)}"
+        )
+
+
+def rate_place(rate: Any, variables: Iterable[Any]) -> None:
+    """Refuse a learning rate on a device for variables elsewhere."""
+    where = backends.place_of(rate)
+    for var in variables:
+        if backends.place_of(var) != where:
+            raise ValueError(
+                f"learning_rate on {where} must be for variables there, got one on "
+                f"{backends.place_of(var)}"
+            )
+
+
+def device_scalar(name: str, value: Any) -> Any:
+    """Return a device array that stands for a number."""
+    if value.ndim != 0:
+        raise ValueError(f"{name} must have 0 dimensions, got shape {value.shape}")
+    if not _is_real(value):
+        raise TypeError(
+            f"{name} must have dtype float32 or float64, got {value.dtype.str!r}"
+        )
+    return value
+
+
+def cuda_is_old(
+    what: str, version: tuple[int, int], least: tuple[int, int]
+) -> NoReturn:
+    """Raise for a CUDA that cannot run the kernels."""
+    raise RuntimeError(
+        f"{what} must be of CUDA {least[0]}.{least[1]} or newer, "
+        f"got {version[0]}.{version[1]}"
+    )
+
+
+def device_is_old(capability: str, least: int) -> NoReturn:
+    """Raise for a device that cannot run the kernels."""
+    raise RuntimeError(
+        f"a device must have compute capability {least / 10} or higher, "
+        f"got {int(capability) / 10}"
+    )
 
 
 def iterator(name: str, value: Any) -> Iterator[Any]:
@@ -517,7 +619,7 @@ def step(
         restored(list(seen.values()), slots)
     for k, (grad, _) in enumerate(grads_and_vars):
         if grad is not None:
-            values = grad if isinstance(grad, np.ndarray) else grad.values
+            values = grad if backends.is_array(grad) else grad.values
             memory.refuse(f"grads_and_vars[{k}]: ", "grad", values)
     return list(seen.values()), missing
 
@@ -588,7 +690,7 @@ def loss_variables(var_list: Any) -> list[Array]:
 
 
 def _listed(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, Iterable) or isinstance(value, np.ndarray):
+    if not isinstance(value, Iterable) or backends.is_array(value):
         raise TypeError(f"{name} must be a list, got {type(value).__name__}")
     return list(value)
 
@@ -625,7 +727,7 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
     """Return arrays to copy into `current`, iterations first."""
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"weights must be a list of arrays, got {type(given).__name__}")
-    arrays = [np.asarray(value) for value in given]
+    arrays = [backends.as_numpy(value) for value in given]
     if len(arrays) == len(current) - 1:
         arrays = [np.zeros((), np.int64), *arrays]  # as Keras 1 wrote them
     if len(arrays) != len(current):
@@ -695,7 +797,7 @@ def to_exclude(var_list: Any, var_names: Any, slots: Slots) -> list[Array]:
         raise ValueError(
             f"var_names must be None: arrays have no names, got {var_names!r}"
         )
-    if isinstance(var_list, np.ndarray) or not isinstance(var_list, Iterable):
+    if backends.is_array(var_list) or not isinstance(var_list, Iterable):
         raise TypeError(
             f"var_list must be a list of arrays, got {type(var_list).__name__}"
         )
@@ -723,7 +825,8 @@ def unbound_exclusions(arrays: Sequence[Array]) -> NoReturn:
 
 def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an initial value for a slot as an array that fits."""
-    array: Array = np.asanyarray(value)
+    host = backends.as_numpy(value) if backends.is_on_device(value) else value
+    array: Array = np.asanyarray(host)
     if array.shape != var_shape:
         raise ValueError(
             f"initializer must give var's shape {var_shape}, got {array.shape}"
@@ -798,7 +901,7 @@ def unknown_slot(name: Any, slots: Slots) -> NoReturn:
 
 def unknown_variable(var: Any) -> NoReturn:
     """Raise for an array that no slot was created for."""
-    if isinstance(var, np.ndarray):
+    if backends.is_array(var):
         raise KeyError(
             f"var must be a variable of this optimizer, got one it has not "
             f"seen, of shape {var.shape}"

@@ -41,6 +41,7 @@ class Step:
         row_steps: _Array | None = ...,
         decays: bool = ...,
     ) -> None: ...
+    def hold_place(self, index: int) -> None: ...
     def update(
         self,
         pairs: list[Any],

@@ -327,12 +327,17 @@ cdef class Step:
         record.var.counts.row = <int64_t *> _data(row_steps)
         record.var.decays = decays
 
-    cdef int _append(self, cnp.ndarray var, const Layout *layout) except -1:
-        """Add a record that owns the array and a copy of its layout."""
+    def hold_place(self, Py_ssize_t index):
+        """Keep the count when variable `index` is on a device: no array matches it."""
+        if index == self.n_records:
+            self._grow()
+            memset(&self.records[index], 0, sizeof(Record))
+            self.records[index].typenum = cnp.NPY_NOTYPE
+            self.n_records += 1
+
+    cdef int _grow(self) except -1:
+        """Make room for one more record."""
         cdef Record *grown
-        cdef Layout *copy
-        cdef Py_ssize_t *extents
-        cdef Py_ssize_t n_bytes = layout.ndim * sizeof(Py_ssize_t)
         if self.n_records == self.capacity:
             grown = <Record *> realloc(
                 self.records, (2 * self.capacity + 8) * sizeof(Record))
@@ -340,6 +345,14 @@ cdef class Step:
                 raise MemoryError
             self.records = grown
             self.capacity = 2 * self.capacity + 8
+        return 0
+
+    cdef int _append(self, cnp.ndarray var, const Layout *layout) except -1:
+        """Add a record that owns the array and a copy of its layout."""
+        cdef Layout *copy
+        cdef Py_ssize_t *extents
+        cdef Py_ssize_t n_bytes = layout.ndim * sizeof(Py_ssize_t)
+        self._grow()
         copy = <Layout *> malloc(sizeof(Layout) + 2 * n_bytes)
         if copy == NULL:
             raise MemoryError

@@ -1,0 +1,133 @@
+"""Which library an array belongs to, and what both can do with one.
+
+NumPy's arrays are the host's, CuPy's a device's. CuPy is looked up among the imported
+modules: who has one of its arrays has imported it, nobody else is made to.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "address",
+    "as_numpy",
+    "bounds",
+    "copy_into",
+    "device_id",
+    "is_array",
+    "is_contiguous",
+    "is_on_device",
+    "own_view",
+    "place",
+    "place_of",
+    "shares_memory",
+    "zeros_like",
+]
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+HOST = "the host"
+
+
+def is_on_device(value: Any) -> bool:
+    """Return whether `value` is an array of CuPy's."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, getattr(cupy, "ndarray", ()))
+
+
+def is_array(value: Any) -> bool:
+    """Return whether `value` is an array of NumPy's or CuPy's."""
+    return isinstance(value, np.ndarray) or is_on_device(value)
+
+
+def device_id(array: Array) -> int:
+    """Return the number of the device that a device array lies on."""
+    return int(array.data.device_id)
+
+
+def place_of(array: Any) -> str:
+    """Return where an array lies, in words for an error."""
+    return f"cuda:{device_id(array)}" if is_on_device(array) else HOST
+
+
+def address(array: Array) -> int:
+    """Return where the first element lies. Devices and host share one address space."""
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
+
+
+def is_contiguous(array: Array) -> bool:
+    """Return whether the elements follow each other in C order."""
+    return bool(array.flags.c_contiguous)
+
+
+def bounds(array: Array) -> tuple[int, int]:
+    """Return the addresses that the elements lie between; (0, 0) without any."""
+    if not array.size:
+        return 0, 0
+    if isinstance(array, np.ndarray):
+        return np.lib.array_utils.byte_bounds(array)
+    low = high = address(array)
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        reach = (n - 1) * stride
+        low, high = low + min(reach, 0), high + max(reach, 0)
+    return low, high + array.itemsize
+
+
+def shares_memory(a: Array, b: Array) -> bool:
+    """Return whether two arrays whose bounds overlap share an element.
+
+    On devices variables, slots and gradients are contiguous: there bounds are exact.
+    """
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(np.shares_memory(a, b))
+    return True
+
+
+def own_view(array: Array) -> Array:
+    """Return a view whose shape stays when the caller's array is reshaped in place."""
+    return array.view(np.ndarray) if isinstance(array, np.ndarray) else array.view()
+
+
+def zeros_like(array: Array) -> Array:
+    """Return C-contiguous zeros of the shape and dtype, where the array lies."""
+    if isinstance(array, np.ndarray):
+        return np.zeros(array.shape, array.dtype)
+    import cupy
+
+    with cupy.cuda.Device(device_id(array)):
+        return cupy.zeros(array.shape, array.dtype)
+
+
+def place(array: Array, like: Array) -> Array:
+    """Return `array` where `like` lies: itself if it is there, else a copy."""
+    if place_of(array) == place_of(like):
+        return array
+    host = as_numpy(array)
+    if isinstance(like, np.ndarray):
+        return host
+    import cupy
+
+    with cupy.cuda.Device(device_id(like)):
+        return cupy.asarray(host)
+
+
+def as_numpy(value: Any) -> np.ndarray[Any, Any]:
+    """Return what NumPy makes of a value; a device array is copied to the host."""
+    return value.get() if is_on_device(value) else np.asarray(value)
+
+
+def copy_into(target: Array, source: np.ndarray[Any, Any]) -> None:
+    """Copy a host array of the same shape into an array, cast within its kind."""
+    if isinstance(target, np.ndarray):
+        np.copyto(target, source, casting="same_kind")
+        return
+    if not target.size:
+        return
+    import cupy
+
+    with cupy.cuda.Device(device_id(target)):
+        target.set(np.ascontiguousarray(source.astype(target.dtype, copy=False)))

@@ -1,0 +1,111 @@
+"""One device: launches on the caller's current stream, scratch, and the flag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rmsprop_fast.gpu import compiler
+from rmsprop_fast.gpu._plan import FAULT_SIZE, THREADS, Fault
+
+__all__ = ["Arena", "Device", "Launch"]
+
+BLOCKS_PER_PROCESSOR = 8  # of 256 threads: a processor's most, where registers allow
+ALIGNMENT = 256  # bytes, of each part of the scratch
+
+Launch = Callable[[], Any]
+
+
+class Device:
+    """What an optimizer keeps for one device.
+
+    Parameters
+    ----------
+    number : int
+        As CuPy counts devices.
+
+    Attributes
+    ----------
+    stop : cupy.ndarray
+        The flag that a row out of range sets; while it is set no kernel updates.
+    fault : Fault
+        What the host finds then, in memory that both reach: no copy, no waiting.
+    """
+
+    def __init__(self, number: int) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self.number = number
+        self._captured: list[Any] = []
+        with self.current():
+            self.stop = cupy.zeros(1, np.int32)
+            # Another stream may be the next to read it. Once in an optimizer's life.
+            cupy.cuda.get_current_stream().synchronize()
+            processors = cupy.cuda.Device(number).attributes["MultiProcessorCount"]
+        memory = cupy.cuda.alloc_pinned_memory(FAULT_SIZE)
+        self.fault = Fault(memory, memory.ptr)
+        self.blocks = BLOCKS_PER_PROCESSOR * int(processors)
+
+    def current(self) -> Any:
+        """Return a context in which this is the current device."""
+        return self._cupy.cuda.Device(self.number)
+
+    def is_capturing(self) -> bool:
+        """Return whether the current stream records a graph; this device is current."""
+        stream = self._cupy.cuda.get_current_stream()
+        return bool(stream.ptr and stream.is_capturing())  # the null stream never does
+
+    def launch(self, name: str, parameter: Any, n_items: int, per_block: int) -> Launch:
+        """Return a launch, compiled, that waits for its call; this device is current.
+
+        Its kernel goes round in a loop when `n_items`, of which a block takes
+        `per_block` at a time, are more than the device's processors hold at once.
+        """
+        grid = min(-(-n_items // per_block), self.blocks)
+        return self.launch_blocks(name, parameter, grid)
+
+    def launch_blocks(self, name: str, parameter: Any, n_blocks: int) -> Launch:
+        """Return a launch of exactly so many blocks."""
+        kernel = compiler.kernel(name)
+        return partial(kernel, (n_blocks,), (THREADS,), (parameter,))
+
+    def allocate(self, n_bytes: int) -> Any:
+        """Return scratch for one step, from CuPy's pool.
+
+        The pool gives it to nobody on another stream before this one is done. What a
+        captured step uses is kept: the graph has its address.
+        """
+        memory = self._cupy.cuda.alloc(n_bytes)
+        if self.is_capturing():
+            self._captured.append(memory)
+        return memory
+
+    def wait(self) -> None:
+        """Wait for all that was launched on this device."""
+        with self.current():
+            self._cupy.cuda.runtime.deviceSynchronize()
+
+    def clear(self) -> tuple[int, int, int, int, int]:
+        """Take what was found, after all that did nothing because of it."""
+        self.wait()
+        with self.current():
+            self.stop.data.memset_async(0, self.stop.nbytes)
+        self.wait()
+        return self.fault.take()
+
+
+class Arena:
+    """Sizes first, addresses later: the parts of one step's scratch."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+
+    def take(self, n_bytes: int) -> int:
+        """Return the offset of so many bytes."""
+        offset = self.n_bytes
+        self.n_bytes += n_bytes + -n_bytes % ALIGNMENT
+        return offset
