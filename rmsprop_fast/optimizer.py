@@ -55,7 +55,7 @@ class Optimizer:
 
         `weight_decay` takes the part ``learning_rate * weight_decay`` off each variable
         at each step, apart from its gradient; where that is row-sparse, off the rows in
-        `indices`. `catch_up=True` makes row-sparse steps equal dense ones, see
+        `indices`. ``catch_up=True`` makes row-sparse steps equal dense ones, see
         `catch_up`. `check_finite` refuses a step with a gradient that is not finite if
         True, and leaves it out if ``"skip"``.
 
@@ -579,7 +579,7 @@ class Optimizer:
             \mathrm{mg} &\leftarrow \rho^k \, \mathrm{mg}
                 \quad \text{if centered} \\
             \mathrm{var} &\leftarrow \mathrm{var}
-                - (\beta + \beta^2 + \dots + \beta^k) \, \mathrm{mom}
+                - (\beta + \beta^2 + \cdots + \beta^k) \, \mathrm{mom}
                 \quad \text{with momentum} \\
             \mathrm{mom} &\leftarrow \beta^k \, \mathrm{mom}
                 \quad \text{with momentum}

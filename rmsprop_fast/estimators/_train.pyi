@@ -1,20 +1,24 @@
 from typing import Any
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 from rmsprop_fast.estimators.table import Table
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 LOSSES: dict[str, int]
 
 def set_serial_below(work: int) -> int: ...
+def use(isa: str) -> None: ...
 
+@disjoint_base
 class Samples:
     n: int
     dtype: np.dtype[Any]
     def __init__(self, x: Any) -> None: ...
 
+@disjoint_base
 class Trainer:
     def __init__(
         self,
@@ -35,12 +39,12 @@ class Trainer:
     def epoch(
         self,
         x: Samples,
-        y: Array,
-        weight: Array,
-        order: Array,
+        y: _Array,
+        weight: _Array,
+        order: _Array,
         batch_size: int,
-        learning_rates: Array,
+        learning_rates: _Array,
     ) -> float: ...
-    def predict(self, x: Samples, order: Array, batch_size: int) -> Array: ...
+    def predict(self, x: Samples, order: _Array, batch_size: int) -> _Array: ...
     def settle(self) -> None: ...
-    def result(self) -> Array: ...
+    def result(self) -> _Array: ...
