@@ -236,9 +236,18 @@ def contestants(n_threads: int) -> dict[str, list[Contestant]]:
                 "RMSpropClassifier",
                 RMSpropClassifier,
                 [
-                    *each(learning_rate=[0.005, 0.01, 0.02], alpha=[0, 2e-6, 1e-5]),
-                    *each(learning_rate=[0.01, 0.02], epsilon=[1e-6], alpha=[0]),
-                    *each(learning_rate=[0.01], alpha=[0, 2e-6], average=[100_000]),
+                    *each(
+                        alpha=[0],
+                        epsilon=[1e-7, 1e-6, 1e-5],
+                        average=[False, 150_000],
+                    ),
+                    *each(
+                        alpha=[0],
+                        learning_rate=[0.02],
+                        epsilon=[1e-6],
+                        average=[150_000],
+                    ),
+                    *each(alpha=[2e-6], epsilon=[1e-6], average=[150_000]),
                 ],
                 batch_size=256,
                 **ours,

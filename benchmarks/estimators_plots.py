@@ -31,7 +31,9 @@ def draw_case(case: dict[str, Any], path: Path) -> Path:
     shown = [
         (label, one) for label, one in case["contestants"].items() if "runs" in one
     ]
-    lowest, highest = [], []
+    ours = shown[0][1]["runs"].values()
+    first = min(run["test"][0] for run in ours)
+    high = max(max(run["test"]) for _, one in shown for run in one["runs"].values())
     for (label, one), colour in zip(shown, COLOURS, strict=False):
         for number, run in enumerate(one["runs"].values()):
             axes.plot(
@@ -44,11 +46,8 @@ def draw_case(case: dict[str, Any], path: Path) -> Path:
                 alpha=0.8,
                 label=None if number else label,
             )
-            lowest.append(sorted(run["test"])[len(run["test"]) // 4])
-            highest.append(max(run["test"]))
     # The first moments of some are so low that nothing else could be seen.
-    low, high = min(lowest), max(highest)
-    axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
+    axes.set_ylim(high - 2 * (high - first), high + 0.1 * (high - first))
     axes.set(
         xscale="log",
         title=case["data"],

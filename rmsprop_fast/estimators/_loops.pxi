@@ -522,10 +522,19 @@ cdef void predict(
 # --- The table of passes -------------------------------------------------------------
 
 
-cdef void result(real *out, const Model *m) noexcept nogil:
+cdef void result_of_rows(
+    real *out, const Model *m, Py_ssize_t begin, Py_ssize_t end,
+) noexcept nogil:
     cdef Py_ssize_t j
-    for j in range(m.n_features + 1):
+    for j in range(begin, end):
         result_of_row(out + j * m.width, m, j)
+
+
+cdef void result(real *out, const Model *m, int team) noexcept nogil:
+    cdef Py_ssize_t n = m.n_features + 1
+    cdef int t
+    for t in prange(team, num_threads=team, schedule="static", chunksize=1):
+        result_of_rows(out, m, share(n, t, team), share(n, t + 1, team))
 
 
 cdef void settle(real *row, const Model *m) noexcept nogil:
@@ -552,8 +561,8 @@ cdef void predict_f32(
     predict(<float *> out, m, b, s, order, n, batch_size, <float *> rows)
 
 
-cdef void result_f32(void *out, const Model *m) noexcept nogil:
-    result(<float *> out, m)
+cdef void result_f32(void *out, const Model *m, int team) noexcept nogil:
+    result(<float *> out, m, team)
 
 
 cdef void settle_f32(void *row, const Model *m) noexcept nogil:
@@ -578,8 +587,8 @@ cdef void predict_f64(
     predict(<double *> out, m, b, s, order, n, batch_size, <double *> rows)
 
 
-cdef void result_f64(void *out, const Model *m) noexcept nogil:
-    result(<double *> out, m)
+cdef void result_f64(void *out, const Model *m, int team) noexcept nogil:
+    result(<double *> out, m, team)
 
 
 cdef void settle_f64(void *row, const Model *m) noexcept nogil:

@@ -75,6 +75,6 @@ ctypedef struct Passes:
         void *out, const Model *m, Batch *b, const Source *s, const int64_t *order,
         Py_ssize_t n, Py_ssize_t batch_size, void *rows) noexcept nogil
     # The whole table as a fit that ends here returns it.
-    void (*result[2])(void *out, const Model *m) noexcept nogil
+    void (*result[2])(void *out, const Model *m, int team) noexcept nogil
     # What is due to every row, done; `row` is scratch for one.
     void (*settle[2])(void *row, const Model *m) noexcept nogil

@@ -200,14 +200,22 @@ cdef class Trainer:
         with nogil:
             passes.settle[self.kind](scratch, &self.model)
 
-    def result(self):
-        """Return the table as a fit that ends here leaves it: a copy if need be."""
+    def result(self, out=None):
+        """Return the table as a fit that ends here leaves it, in `out` if that will do.
+
+        Without a penalty or an average that is the table itself.
+        """
+        cdef int team = 1
+        cdef object params = self.table.params
         if not self.model.penalty_clock and not self.model.average:
-            return self.table.params
-        out = np.empty_like(self.table.params)
+            return params
+        if out is None or out.shape != params.shape or out.dtype != params.dtype:
+            out = np.empty_like(params)
         cdef void *target = address(out)
+        if params.size >= serial_below:
+            team = self.n_threads
         with nogil:
-            passes.result[self.kind](target, &self.model)
+            passes.result[self.kind](target, &self.model, team)
         return out
 
     cdef int _allocate(

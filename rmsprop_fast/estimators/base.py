@@ -218,8 +218,15 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         else:
             self._epochs(trainer, X, y, weight, max_iter, task)
         if max_iter is None or not self.early_stopping:
-            self._publish(trainer.result())
+            # In the memory of the last result: new pages would cost more than it does.
+            kept = None if fresh else getattr(self, "_result", None)
+            result = trainer.result(kept)
+            self._publish(result)
+            self._result = None if result is self._table.params else result
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_result": None}
 
     # --- State -----------------------------------------------------------------------
 
