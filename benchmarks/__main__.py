@@ -92,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer cases and rounds: 3 minutes, not 30"
+        "--quick", action="store_true", help="fewer cases and rounds: 3 minutes, not 15"
     )
     parser.add_argument(
         "--threads",
