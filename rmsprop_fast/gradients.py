@@ -156,10 +156,7 @@ def autograd(f: Callable[..., Any]) -> ValueAndGrad:
     except ImportError as error:
         raise _missing("autograd", error) from error
 
-    def scalar(*variables: Any) -> Any:
-        value = f(*variables)
-        validation.scalar_loss(np.shape(value))
-        return value
+    scalar = _scalar(f)
 
     def call(*variables: Array) -> tuple[Any, list[Array]]:
         everything = tuple(range(len(variables)))
@@ -207,10 +204,7 @@ def jax(f: Callable[..., Any]) -> ValueAndGrad:
     except ImportError as error:
         raise _missing("jax", error) from error
 
-    def scalar(*variables: Any) -> Any:
-        value = f(*variables)
-        validation.scalar_loss(np.shape(value))
-        return value
+    scalar = _scalar(f)
 
     def call(*variables: Array) -> tuple[Any, list[Array]]:
         for k, var in enumerate(variables):
@@ -225,6 +219,17 @@ def jax(f: Callable[..., Any]) -> ValueAndGrad:
         return value, [np.asarray(grad) for grad in grads]
 
     return ValueAndGrad(call)
+
+
+def _scalar(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `f`, refusing a value that cannot be differentiated."""
+
+    def scalar(*variables: Any) -> Any:
+        value = f(*variables)
+        validation.scalar_loss(np.shape(value))
+        return value
+
+    return scalar
 
 
 def _missing(extra: str, error: ImportError) -> ImportError:

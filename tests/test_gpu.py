@@ -72,7 +72,7 @@ def xp(request, monkeypatch, tmp_path) -> Iterator[Arrays]:
     if request.param == "device":
         yield Arrays(real_cupy())
         return
-    with fake_cupy.installed(fake_cupy.make(build.library()), monkeypatch) as cupy:
+    with fake_cupy.installed(fake_cupy.make(build.kernels()), monkeypatch) as cupy:
         yield Arrays(cupy)
         for device in range(fake_cupy.N_DEVICES):
             cupy.machine.run(device)
@@ -82,7 +82,7 @@ def xp(request, monkeypatch, tmp_path) -> Iterator[Arrays]:
 def fake(monkeypatch, tmp_path) -> Iterator[Arrays]:
     """Only the fake: what is asked of it cannot be asked of a real device."""
     monkeypatch.setenv("RMSPROP_FAST_CACHE", str(tmp_path / "kernels"))
-    with fake_cupy.installed(fake_cupy.make(build.library()), monkeypatch) as cupy:
+    with fake_cupy.installed(fake_cupy.make(build.kernels()), monkeypatch) as cupy:
         yield Arrays(cupy)
 
 
@@ -151,12 +151,12 @@ def clip(request) -> dict[str, float]:
 def order(request, xp) -> str:
     """Run blocks and threads in this order; a real device has its own."""
     if xp.is_fake:
-        xp.cupy.machine.library.set_order(request.param, seed=7)
+        xp.cupy.machine.kernels.set_order(request.param, seed=7)
     elif request.param != "forward":
         pytest.skip("a real device has its own order")
     yield request.param
     if xp.is_fake:
-        xp.cupy.machine.library.set_order("forward")
+        xp.cupy.machine.kernels.set_order("forward")
 
 
 # --- The bits -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from rmsprop_fast.gpu._plan import Plan
 @pytest.fixture
 def cupy(monkeypatch, tmp_path) -> Any:
     monkeypatch.setenv("RMSPROP_FAST_CACHE", str(tmp_path / "kernels"))
-    with fake_cupy.installed(fake_cupy.make(build.library()), monkeypatch) as module:
+    with fake_cupy.installed(fake_cupy.make(build.kernels()), monkeypatch) as module:
         yield module
 
 

@@ -3,14 +3,10 @@
 from libc.stdint cimport int64_t
 
 from rmsprop_fast.cpu._layout cimport copy_block
-from rmsprop_fast.cpu._spans cimport MOMENTUM, Coef, missed_steps, spans
+from rmsprop_fast.cpu._spans cimport MOMENTUM, Coef, missed_steps, slot_at, spans
 
 cdef enum:
     BLOCK = 256  # elements of a stack buffer: 2 KiB of float64
-
-
-cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
-    return slot + offset if slot != NULL else NULL
 
 
 cdef void _catch_up(
@@ -20,7 +16,7 @@ cdef void _catch_up(
     """Catch up elements begin to end by that many steps; `param` is the first."""
     cdef Py_ssize_t offset = begin * (<Py_ssize_t> 4 << v.dtype)
     spans.catch_up[v.dtype](
-        param, v.rms + offset, _at(v.mg, offset), _at(v.mom, offset), end - begin,
+        param, v.rms + offset, slot_at(v.mg, offset), slot_at(v.mom, offset), end - begin,
         coef, steps, variant)
 
 

@@ -38,6 +38,11 @@ ctypedef struct Counts:
     int64_t *row        # one for each row; NULL: rows are not counted
 
 
+cdef inline char *slot_at(char *slot, Py_ssize_t offset) noexcept nogil:
+    """Return the address `offset` bytes into a slot, which may be absent."""
+    return slot + offset if slot != NULL else NULL
+
+
 cdef inline int64_t missed_steps(const Counts *counts, Py_ssize_t row) noexcept nogil:
     """Return how many steps a row has yet to catch up."""
     return counts.steps[0] - max(counts.row[row], counts.all_rows[0])

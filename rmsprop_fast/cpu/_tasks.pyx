@@ -12,7 +12,7 @@ from rmsprop_fast.cpu._gradients cimport scaled
 from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
 from rmsprop_fast.cpu._spans cimport (
-    CENTERED, MOMENTUM, Coef, Rows, prefetch, prefetch_row, spans,
+    CENTERED, MOMENTUM, Coef, Rows, prefetch, prefetch_row, slot_at, spans,
 )
 from rmsprop_fast.header cimport RMSPROP_SUM_RUN
 
@@ -29,10 +29,6 @@ cdef enum:
     ROW_WORK = 16       # an occurrence, likewise
 
 serial_below = 32768
-
-
-cdef inline char *_at(char *slot, Py_ssize_t offset) noexcept nogil:
-    return slot + offset if slot != NULL else NULL
 
 
 cdef inline bint _is_behind(const Variable *v) noexcept nogil:
@@ -67,7 +63,7 @@ cdef void _update_run(
     """Update n elements whose slots begin at element `at`."""
     cdef Py_ssize_t offset = at * (<Py_ssize_t> 4 << v.dtype)
     spans.update[v.dtype](
-        param, grad, v.rms + offset, _at(v.mg, offset), _at(v.mom, offset), n, c,
+        param, grad, v.rms + offset, slot_at(v.mg, offset), slot_at(v.mom, offset), n, c,
         variant)
 
 
@@ -193,12 +189,16 @@ cdef void _update_row(
         column += n
 
 
+cdef inline Py_ssize_t _ahead(Py_ssize_t n_bytes) noexcept nogil:
+    """Return how many occurrences to prefetch ahead when each needs n_bytes."""
+    return max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
+
+
 cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     """Return what the spans need to update rows; the occurrences are set later."""
     cdef const Variable *v = t.var
     cdef Rows rows
     cdef Py_ssize_t n_slots = 1 + (variant & CENTERED != 0) + (variant & MOMENTUM != 0)
-    cdef Py_ssize_t n_bytes
     rows.param = v.param
     rows.values = t.grad.data
     rows.rms = v.rms
@@ -211,9 +211,8 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     rows.occurrences = NULL
     rows.n = 0
     rows.n_known = 0
-    n_bytes = rows.slot_stride * (2 + n_slots)
+    rows.ahead = _ahead(rows.slot_stride * (2 + n_slots))
     rows.counts = v.counts
-    rows.ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
     return rows
 
 
@@ -280,9 +279,7 @@ cdef void _catch_up_rows(
     const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c, int variant,
 ) noexcept nogil:
     cdef const Variable *v = t.var
-    cdef Py_ssize_t k, row, ahead
-    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype) * 4
-    ahead = max(<Py_ssize_t> 1, min(<Py_ssize_t> AHEAD, AHEAD_BYTES // n_bytes))
+    cdef Py_ssize_t k, row, ahead = _ahead(v.width * (<Py_ssize_t> 4 << v.dtype) * 4)
     for k in range(begin, end):
         if k + ahead < end:
             _prefetch_to_catch_up(v, _row(t, k + ahead), variant)

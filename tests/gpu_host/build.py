@@ -88,7 +88,7 @@ class Library:
 
 
 @functools.cache
-def library() -> Library:
+def kernels() -> Library:
     """Return all kernels; RMSPROP_FAST_GPU_HOST names a library built before."""
     if path := os.environ.get("RMSPROP_FAST_GPU_HOST"):
         return Library(Path(path))

@@ -31,8 +31,8 @@ libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_
 class Machine:
     """The devices behind one fake module."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, kernels: Library) -> None:
+        self.kernels = kernels
         self.reset()
 
     def reset(self) -> None:
@@ -288,7 +288,7 @@ class RawKernel:
 
     def __init__(self, machine: Machine, name: str) -> None:
         self._machine, self.name = machine, name
-        self._size = machine.library.parameter_size(name)
+        self._size = machine.kernels.parameter_size(name)
         if self._size == 0:
             raise CUDADriverError("CUDA_ERROR_NOT_FOUND: named symbol not found")
 
@@ -313,7 +313,7 @@ class RawKernel:
         name, number = self.name, machine.current
         machine.launched.append((name, number, machine.streams[number][-1]))
         machine.enqueue(
-            lambda: machine.library.launch(name, grid[0], block[0], parameter)
+            lambda: machine.kernels.launch(name, grid[0], block[0], parameter)
         )
 
 
@@ -377,9 +377,9 @@ class RawModule:
         return RawKernel(self._machine, name)
 
 
-def make(library: Library) -> types.ModuleType:
+def make(kernels: Library) -> types.ModuleType:
     """Return a module to stand for cupy; `machine` is what is behind it."""
-    machine = Machine(library)
+    machine = Machine(kernels)
     cupy = types.ModuleType("cupy")
     cupy.machine = machine
     cupy.ndarray = ndarray
