@@ -64,8 +64,6 @@ class Optimizer:
     last_loss : object
         The value that the loss of the last `minimize`, `get_gradients` or `get_updates`
         returned; None before.
-    skipped_steps : int
-        How many steps ``check_finite="skip"`` has left out.
 
     Raises
     ------
@@ -103,7 +101,6 @@ class Optimizer:
         self.decay = kwargs.get("decay", 0.0)
         self.weight_decay = kwargs.get("weight_decay")
         self.check_finite = kwargs.get("check_finite", False)
-        self.skipped_steps = 0
         for clip in ("clipnorm", "clipvalue", "global_clipnorm"):
             self._set_clip(clip, kwargs.get(clip))
         self._own(Slots(self._catches_up))
@@ -157,15 +154,19 @@ class Optimizer:
     def check(self) -> None:
         """Wait for the devices, and raise what steps there have found.
 
-        A step on a device is launched and not waited for. That it met a row out of
-        range comes to light in the next call that looks, such as `apply_gradients`, or
-        here. Without variables on devices there is nothing to wait for.
+        A step on a device is launched and not waited for. What was wrong with it comes
+        to light in the next call that looks, such as `apply_gradients`, or here. So
+        does that `check_finite` has left it out: `iterations` and `skipped_steps` are
+        exact after this. Without variables on devices there is nothing to wait for.
 
         Raises
         ------
         IndexError
             A row was out of range. That step, and those after it, changed nothing on
             its device; `iterations` is what it was before.
+        FloatingPointError
+            The same for an element of a gradient that was not finite, with
+            ``check_finite=True``.
         """
         with self._lock:
             if self._devices is not None:
@@ -315,14 +316,31 @@ class Optimizer:
 
     @property
     def iterations(self) -> int:
-        """How many steps were made; schedules and decay begin at 0."""
+        """How many steps were made; schedules and decay begin at 0.
+
+        Without waiting for devices, see `check`; setting it waits.
+        """
+        self._see_skipped()
         return int(self._slots.iterations)
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        self._slots.iterations[()] = validation.integer(
-            "iterations", value, 0, validation.MAX_ITERATIONS
-        )
+        value = validation.integer("iterations", value, 0, validation.MAX_ITERATIONS)
+        with self._lock:
+            self.check()
+            self._slots.iterations[()] = value
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps ``check_finite="skip"`` has left out, see `check`."""
+        self._see_skipped()
+        return self._slots.skipped_steps
+
+    def _see_skipped(self) -> None:
+        """Count the steps that devices have left out, as far as they have come."""
+        if self._devices is not None:
+            with self._lock:
+                self._devices.see_skipped()
 
     # --- What a subclass adds ---------------------------------------------------------
 
@@ -381,7 +399,9 @@ class Optimizer:
         Everything is checked before anything is changed: after an error, variables,
         slots and `iterations` are what they were. So they are after a step that
         ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead. Rows
-        for a variable on a device are checked there, and raised later: see `check`.
+        and elements of a gradient on a device are checked there, without waiting: a
+        later call raises what was found, and takes back the count of a step that was
+        left out, see `check`.
         """
         validation.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
@@ -391,7 +411,7 @@ class Optimizer:
         pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
         scalars = self._scalars()
-        options = (self._weight_decay or 0.0, self._check_finite is not False)
+        options = (self._weight_decay or 0.0, self._check_finite)
         with self._lock:
             done = self._step.update(
                 *(pairs, *scalars, *self._bounds, factor, self._num_threads),
@@ -414,14 +434,20 @@ class Optimizer:
         if self._check_finite != "skip":
             validation.nonfinite(pairs)
             return NOT_FINITE  # they are by now
-        self.skipped_steps += 1
+        self._slots.skipped_steps += 1
         return self.iterations
 
     def _admit(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = validation.pairs(pairs)
         to_bind, missing = validation.step(pairs, self._slots)
-        self._check_places([var for grad, var in pairs if grad is not None])
+        arrays = [var for grad, var in pairs if grad is not None]
+        self._check_norm_place(arrays)
+        if self._check_finite is not False:
+            validation.one_place("check_finite", False, arrays)
+        rate = self._hyper.get("learning_rate")
+        if isinstance(rate, DeviceScalar):
+            validation.rate_place(rate.array, arrays)
         if self._check_finite is True:
             validation.nonfinite(pairs)  # an error must not leave slots behind
         if missing:
@@ -429,21 +455,10 @@ class Optimizer:
         self._bind_step(self._slots.bind(to_bind, slot_names))
         return pairs
 
-    def _check_bindable(self, arrays: list[Array]) -> None:
-        """Refuse to bind what no step can update."""
-        if self._catches_up:
-            validation.only_on_the_host("catch_up", True, arrays)
-
-    def _check_places(self, arrays: list[Array]) -> None:
-        """Refuse a step that would have to wait for a device, or that none can make."""
-        if self._check_finite is not False:
-            validation.only_on_the_host("check_finite", self._check_finite, arrays)
-        self._check_bindable(arrays)
+    def _check_norm_place(self, arrays: list[Array]) -> None:
+        """Refuse a norm of gradients in several places: one would have to wait."""
         if self._clip["global_clipnorm"] is not None:
-            validation.one_place(arrays)
-        rate = self._hyper.get("learning_rate")
-        if isinstance(rate, DeviceScalar):
-            validation.rate_place(rate.array, arrays)
+            validation.one_place("global_clipnorm", None, arrays)
 
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
@@ -477,7 +492,6 @@ class Optimizer:
         variant = self._scalars()[0]
         with self._lock:
             new = validation.variables("var_list", var_list, self._slots)
-            self._check_bindable(new)
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
             self._silent.clear()  # who was not bound is now a stranger
@@ -553,7 +567,8 @@ class Optimizer:
             A variable this optimizer has updated or been built with; written, and so
             are its slots. Every variable if omitted.
         rows : ndarray of any integer type, shape (n,), optional
-            Row numbers of `var`, in any order and number. Every row if omitted.
+            Row numbers of `var`, in any order and number, where `var` lies. Every row
+            if omitted.
 
         Raises
         ------
@@ -562,7 +577,7 @@ class Optimizer:
         TypeError
             `rows` holds no integers.
         IndexError
-            A row out of range.
+            A row out of range; for a variable on a device, later: see `check`.
         ValueError
             The optimizer was made without ``catch_up=True``, or is restored, has rows
             that miss steps, and is not bound yet; `rows` without `var`.
@@ -695,7 +710,7 @@ class Optimizer:
         """
         value, grads, params = self._gradients(loss, params)
         arrays = validation.gradients(grads, params)
-        self._check_places(arrays)
+        self._check_norm_place(arrays)
         if any(map(backends.is_on_device, arrays)):
             with self._lock:
                 self._use_devices()
@@ -1036,13 +1051,10 @@ class Optimizer:
     def _state(self) -> dict[str, Any]:
         """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
         self.check()
-        return {**self._slots.state(), "skipped_steps": self.skipped_steps}
+        return self._slots.state()
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Start afresh from what `_state` returned."""
-        self.skipped_steps = validation.integer(
-            "skipped_steps", state["skipped_steps"], 0
-        )
         self._own(Slots.from_state(state))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -68,14 +68,15 @@ class Slots:
 
     def __init__(self, counts_rows: bool = False) -> None:
         self.iterations = np.zeros((), np.int64)
+        self.skipped_steps = 0  # that check_finite="skip" has left out
         self.variables: list[Array | None] = []
         self.specs: list[tuple[Shape, np.dtype[Any]]] = []
         self.by_key: dict[Any, int] = {}
         self.extents = Extents()
         self.counts_rows = counts_rows
-        # For each variable with rows, int64: "steps" are the two numbers of steps that
-        # it made and that all its rows have; "row_steps" are those that each row has.
-        # The larger of the last two counts.
+        # For each variable with rows, int64, where it lies: "steps" are the two numbers
+        # of steps that it made and that all its rows have; "row_steps" are those that
+        # each row has. The larger of the last two counts.
         self.counters: list[dict[str, Array]] = []
         self.is_excluded: list[bool] = []  # from weight decay, for each variable
         self._to_exclude: dict[Any, Array] = {}  # arrays that are no variables yet
@@ -156,7 +157,12 @@ class Slots:
         self.by_key[self.key(var)] = len(self.variables)
         self.variables.append(backends.own_view(var))
         self.specs.append((var.shape, var.dtype))
-        self.counters.append(self._new_counters(var.shape))
+        self.counters.append(
+            {
+                name: backends.place(counter, var)
+                for name, counter in self._new_counters(var.shape).items()
+            }
+        )
         self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
         self._arrays.append({})
         self._take(var)
@@ -173,6 +179,8 @@ class Slots:
             for name, array in slots.items():
                 slots[name] = backends.place(array, var)
                 self._take(slots[name])
+            for name, counter in self.counters[index].items():
+                self.counters[index][name] = backends.place(counter, var)
             self.variables[index] = backends.own_view(var)
             self.by_key[self.key(var)] = index
             if self._to_exclude.pop(self.key(var), None) is not None:
@@ -207,19 +215,22 @@ class Slots:
 
     def behind(self) -> list[int]:
         """Return the indices of the variables with rows that miss steps."""
-        return [
-            index
-            for index, counters in enumerate(self.counters)
-            if counters
-            and counters["steps"][1] < counters["steps"][0]
-            and (counters["row_steps"] < counters["steps"][0]).any()
-        ]
+        return [index for index in range(len(self.counters)) if self._is_behind(index)]
+
+    def _is_behind(self, index: int) -> bool:
+        if not self.counters[index]:
+            return False
+        made, by_all = backends.as_numpy(self.counters[index]["steps"])
+        if by_all == made:
+            return False
+        return bool((backends.as_numpy(self.counters[index]["row_steps"]) < made).any())
 
     def call_caught_up(self) -> None:
         """Say of every row that it misses no step."""
         for counters in self.counters:
             if counters:
-                counters["steps"][1] = counters["steps"][0]
+                made, _ = backends.as_numpy(counters["steps"])
+                backends.copy_into(counters["steps"], np.array([made, made]))
 
     # --- Weight decay -----------------------------------------------------------------
 
@@ -255,6 +266,7 @@ class Slots:
                 arrays[f"counter.{index}.{name}"] = counter
         return {
             "iterations": int(self.iterations),
+            "skipped_steps": self.skipped_steps,
             "variables": [[list(shape), dtype.name] for shape, dtype in self.specs],
             "is_closed": self.is_closed,
             "counts_rows": self.counts_rows,
@@ -264,10 +276,13 @@ class Slots:
 
     def _counters_to_save(self, index: int) -> dict[str, Array]:
         """Return counters, without those of rows where all have the same."""
-        counters = dict(self.counters[index])
-        if counters and counters["steps"][1] == counters["steps"][0]:
-            del counters["row_steps"]
-        return counters
+        counters = self.counters[index]
+        if not counters:
+            return {}
+        steps = backends.as_numpy(counters["steps"])
+        if steps[0] == steps[1]:
+            return {"steps": steps}
+        return {"steps": steps, "row_steps": backends.as_numpy(counters["row_steps"])}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Slots:
@@ -278,6 +293,9 @@ class Slots:
         self = cls(validation.flag("counts_rows", state["counts_rows"]))
         self.iterations[()] = validation.integer(
             "iterations", state["iterations"], 0, validation.MAX_ITERATIONS
+        )
+        self.skipped_steps = validation.integer(
+            "skipped_steps", state["skipped_steps"], 0
         )
         self.specs = [
             (tuple(shape), validation.slot_dtype("dtype", dtype))

@@ -485,31 +485,29 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
     return grad  # type: ignore[no-any-return]
 
 
-def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> NoReturn:
-    """Raise for a row that a device found in a step that was launched before."""
-    raise IndexError(
-        f"grads_and_vars[{pair}]: indices must be in [0, {n_rows}), got {row} at "
-        f"position {position}, in a step on cuda:{device} before this call; that step "
-        f"and those after it changed nothing there"
+def _before(what: str, device: int) -> str:
+    """Return when and where a device found what is raised now."""
+    return (
+        f", in a {what} on cuda:{device} before this call; that and the steps after it "
+        f"changed nothing there"
     )
 
 
-def only_on_the_host(name: str, value: Any, arrays: Iterable[Any]) -> None:
-    """Refuse an option that steps on devices do not have."""
-    for array in arrays:
-        if backends.is_on_device(array):
-            raise ValueError(
-                f"{name} must be False with variables on devices, got {value!r} and "
-                f"one on {backends.place_of(array)}"
-            )
+def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> NoReturn:
+    """Raise for a row that a device found; a `pair` of -1 is `catch_up`'s `rows`."""
+    name = "rows" if pair < 0 else f"grads_and_vars[{pair}]: indices"
+    raise IndexError(
+        f"{name} must be in [0, {n_rows}), got {row} at position {position}"
+        + _before("catch_up" if pair < 0 else "step", device)
+    )
 
 
-def one_place(arrays: Iterable[Any]) -> None:
-    """Refuse a norm over gradients in several places: one would have to wait."""
+def one_place(name: str, wanted: Any, arrays: Iterable[Any]) -> None:
+    """Refuse what is of gradients in several places: one would have to wait."""
     places = list(dict.fromkeys(map(backends.place_of, arrays)))
     if len(places) > 1:
         raise ValueError(
-            "global_clipnorm must be None, or all gradients of a call in one place, "
+            f"{name} must be {wanted}, or all gradients of a call in one place, "
             f"got some on {', some on '.join(places)}"
         )
 
@@ -625,22 +623,44 @@ def step(
 
 
 def nonfinite(grads_and_vars: Sequence[tuple[Any, Any]]) -> None:
-    """Raise if an element of a gradient is infinite or no number."""
+    """Raise if an element of a gradient on the host is infinite or no number."""
     found = []
     for k, (grad, var) in enumerate(grads_and_vars):
-        if grad is None:
+        if grad is None or backends.is_on_device(var):
             continue
         values = grad if isinstance(grad, np.ndarray) else grad.values
-        count = values.size - np.count_nonzero(np.isfinite(values))
+        count = values.size - int(np.count_nonzero(np.isfinite(values)))
         if count:
-            found.append(
-                f"{count} of {values.size} elements in grads_and_vars[{k}], of the "
-                f"variable of shape {var.shape}, that are not"
-            )
+            found.append(_bad_elements(k, count, values.size, var.shape))
     if found:
-        raise FloatingPointError(
-            f"every element of a gradient must be finite, got {', '.join(found)}"
-        )
+        raise FloatingPointError(_not_finite(found))
+
+
+def _bad_elements(pair: int, count: int, size: int, shape: tuple[int, ...]) -> str:
+    return (
+        f"{count} of {size} elements in grads_and_vars[{pair}], of the "
+        f"variable of shape {shape}, that are not"
+    )
+
+
+def _not_finite(found: Sequence[str]) -> str:
+    return f"every element of a gradient must be finite, got {', '.join(found)}"
+
+
+def nonfinite_found(
+    device: int,
+    bad: Sequence[tuple[int, int, int, int]],
+    n_more: int,
+    shapes: Sequence[tuple[int, ...]],
+) -> NoReturn:
+    """Raise for gradients (pair, variable, count, size) that a device found."""
+    found = [
+        _bad_elements(pair, count, size, shapes[variable])
+        for pair, variable, count, size in bad
+    ]
+    if n_more:
+        found.append(f"and some in {n_more} more")
+    raise FloatingPointError(_not_finite(found) + _before("step", device))
 
 
 # --- Losses --------------------------------------------------------------------------
@@ -780,6 +800,7 @@ def rows(value: Any, var: Any) -> Array:
         raise ValueError(f"rows must have 1 dimension, got shape {array.shape}")
     if var.ndim == 0:
         raise ValueError("var must have at least 1 dimension for rows, got 0")
+    _same_place("", "rows", array, "var", var)
     return array
 
 

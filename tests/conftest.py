@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_host import build as gpu_host_build
+from gpu_host import fake_cupy
 from hypothesis import HealthCheck, settings
+from places import Host, OnDevice, real_cupy
 from venvs import ROOT, build, create_venv
 
 from rmsprop_fast.cpu import _step, dispatch
@@ -71,6 +74,71 @@ def any_batch_is_shared() -> Iterator[None]:
     before = _train.set_serial_below(0)
     yield
     _train.set_serial_below(before)
+
+
+@pytest.fixture
+def fake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OnDevice]:
+    """Give arrays of a fake CuPy: the kernels' text compiled for the CPU."""
+    folder = tmp_path_factory.mktemp("kernels")
+    monkeypatch.setenv("RMSPROP_FAST_CACHE", str(folder))
+    cupy = fake_cupy.make(gpu_host_build.kernels())
+    with fake_cupy.installed(cupy, monkeypatch):
+        yield OnDevice(cupy)
+        for device in range(fake_cupy.N_DEVICES):
+            cupy.machine.run(device)
+
+
+@pytest.fixture
+def real(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> OnDevice:
+    """Give arrays of CuPy's, on a device."""
+    cupy = real_cupy()
+    folder = tmp_path_factory.getbasetemp() / "kernels"  # compiled once for all tests
+    monkeypatch.setenv("RMSPROP_FAST_CACHE", str(folder))
+    return OnDevice(cupy)
+
+
+ON_DEVICES = ["fake", pytest.param("real", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=ON_DEVICES)
+def xp(request: pytest.FixtureRequest) -> OnDevice:
+    """Give arrays on a device: the fake one, and with ``-m gpu`` a real one."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["host", *ON_DEVICES])
+def anywhere(request: pytest.FixtureRequest) -> Host | OnDevice:
+    """Give arrays of every kind, one after the other."""
+    return Host() if request.param == "host" else request.getfixturevalue(request.param)
+
+
+CLIPS: dict[str, dict[str, float]] = {
+    "unclipped": {},
+    "clipvalue": {"clipvalue": 0.5},
+    "clipnorm": {"clipnorm": 1.5, "clipvalue": 2.0},
+    "global_clipnorm": {"global_clipnorm": 1.5},
+}
+
+
+@pytest.fixture(params=CLIPS.values(), ids=CLIPS.keys())
+def clip(request: pytest.FixtureRequest) -> dict[str, float]:
+    return request.param
+
+
+@pytest.fixture(params=["forward", "reverse", "random"])
+def order(request: pytest.FixtureRequest, xp: OnDevice) -> Iterator[str]:
+    """Run blocks and threads in this order; a real device has its own."""
+    if xp.is_fake:
+        xp.cupy.machine.kernels.set_order(request.param, seed=7)
+    elif request.param != "forward":
+        pytest.skip("a real device has its own order")
+    yield request.param
+    if xp.is_fake:
+        xp.cupy.machine.kernels.set_order("forward")
 
 
 @pytest.fixture(params=dispatch.available())

@@ -27,6 +27,8 @@ def compile_ptx(source: str, *options: str) -> tuple[str, str]:
     """Return the PTX of a CUDA program and the compiler's log; fail with the log."""
     path = library()
     assert path is not None
+    for part in path.parent.glob("libnvrtc-builtins.so*"):
+        ctypes.CDLL(str(part))  # which it looks for on the system's path alone
     nvrtc = ctypes.CDLL(str(path))
     program = c_void_p()
     call(

@@ -10,80 +10,17 @@ import copy
 import json
 import pickle
 import sys
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from gpu_host import build, fake_cupy
+from places import OnDevice
 
 from rmsprop_fast import IndexedSlices, RMSprop, schedules
-from rmsprop_fast.gpu import step as gpu_step
+from rmsprop_fast.gpu import launches
 
 OPTIONS = {"learning_rate": 0.01, "rho": 0.95, "epsilon": 1e-6}
 FULL = OPTIONS | {"centered": True, "momentum": 0.9}
-
-
-class Arrays:
-    """Arrays of one library's, made of NumPy's and compared with them."""
-
-    def __init__(self, cupy: ModuleType) -> None:
-        self.cupy = cupy
-
-    @property
-    def is_fake(self) -> bool:
-        return hasattr(self.cupy, "machine")
-
-    def __call__(self, host: Any, offset: int = 0, device: int = 0) -> Any:
-        """Return a copy on a device, `offset` elements after an aligned address."""
-        host = np.asarray(host)
-        with self.cupy.cuda.Device(device):
-            shifted = np.concatenate([np.zeros(offset, host.dtype), host.ravel()])
-            return self.cupy.asarray(shifted)[offset:].reshape(host.shape)
-
-    def slices(self, grad: IndexedSlices, offset: int = 0, device: int = 0) -> Any:
-        return IndexedSlices(
-            self(grad.values, offset, device), self(grad.indices, 0, device)
-        )
-
-    def grad(self, grad: Any, offset: int = 0, device: int = 0) -> Any:
-        """Return a gradient of either kind on a device."""
-        if isinstance(grad, IndexedSlices):
-            return self.slices(grad, offset, device)
-        return self(grad, offset, device)
-
-
-def real_cupy() -> ModuleType:
-    """Return CuPy where it has a device, or skip."""
-    cupy = pytest.importorskip("cupy", reason="needs CuPy: the extra cupy")
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"needs a CUDA device: {error}")
-    if count == 0:
-        pytest.skip("needs a CUDA device: there is none")
-    return cupy
-
-
-@pytest.fixture(params=["host", pytest.param("device", marks=pytest.mark.gpu)])
-def xp(request, monkeypatch, tmp_path) -> Iterator[Arrays]:
-    monkeypatch.setenv("RMSPROP_FAST_CACHE", str(tmp_path / "kernels"))
-    if request.param == "device":
-        yield Arrays(real_cupy())
-        return
-    with fake_cupy.installed(fake_cupy.make(build.kernels()), monkeypatch) as cupy:
-        yield Arrays(cupy)
-        for device in range(fake_cupy.N_DEVICES):
-            cupy.machine.run(device)
-
-
-@pytest.fixture
-def fake(monkeypatch, tmp_path) -> Iterator[Arrays]:
-    """Only the fake: what is asked of it cannot be asked of a real device."""
-    monkeypatch.setenv("RMSPROP_FAST_CACHE", str(tmp_path / "kernels"))
-    with fake_cupy.installed(fake_cupy.make(build.kernels()), monkeypatch) as cupy:
-        yield Arrays(cupy)
 
 
 def wide_range(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
@@ -112,7 +49,7 @@ def assert_same_bits(ours: np.ndarray, expected: np.ndarray) -> None:
 
 
 def assert_device_equals_host(
-    xp: Arrays,
+    xp: OnDevice,
     variables: list[np.ndarray],
     steps: list[list[Any]],
     offsets: Any = 0,
@@ -132,31 +69,6 @@ def assert_device_equals_host(
         assert_same_bits(ours.get(), expected)
     for ours, expected in zip(opt.get_weights(), twin.get_weights(), strict=True):
         assert_same_bits(ours, expected)
-
-
-CLIPS: dict[str, dict[str, float]] = {
-    "unclipped": {},
-    "clipvalue": {"clipvalue": 0.5},
-    "clipnorm": {"clipnorm": 1.5, "clipvalue": 2.0},
-    "global_clipnorm": {"global_clipnorm": 1.5},
-}
-
-
-@pytest.fixture(params=CLIPS.values(), ids=CLIPS.keys())
-def clip(request) -> dict[str, float]:
-    return request.param
-
-
-@pytest.fixture(params=["forward", "reverse", "random"])
-def order(request, xp) -> str:
-    """Run blocks and threads in this order; a real device has its own."""
-    if xp.is_fake:
-        xp.cupy.machine.kernels.set_order(request.param, seed=7)
-    elif request.param != "forward":
-        pytest.skip("a real device has its own order")
-    yield request.param
-    if xp.is_fake:
-        xp.cupy.machine.kernels.set_order("forward")
 
 
 # --- The bits -------------------------------------------------------------------------
@@ -284,7 +196,7 @@ def test_any_number_of_tables_is_one_step(xp, rng, n) -> None:
 
 
 def test_occurrences_of_64_bits_have_the_same_bits(xp, rng, monkeypatch, clip) -> None:
-    monkeypatch.setattr(gpu_step, "WIDE_FROM", 0)
+    monkeypatch.setattr(launches, "WIDE_FROM", 0)
     variables, grads = make_step(rng, np.float32)
     assert_device_equals_host(xp, variables, [grads], **FULL, **clip)
 
@@ -323,24 +235,6 @@ def test_weight_decay_reaches_the_device_but_for_what_is_excluded(xp, rng) -> No
         twin.apply_gradients(zip(grads, host, strict=True))
     for a, b in zip(ours, host, strict=True):
         assert_same_bits(a.get(), b)
-
-
-def test_what_devices_do_not_have_is_refused(xp) -> None:
-    var, grad = xp(np.ones(3)), xp(np.ones(3))
-    message = "must be False with variables on devices, got "
-    for options in {"catch_up": True}, {"check_finite": True}, {"check_finite": "skip"}:
-        opt = RMSprop(**options)
-        with pytest.raises(ValueError, match=f"{next(iter(options))} {message}"):
-            opt.apply_gradients([(grad, var)])
-        assert opt.iterations == 0
-    with pytest.raises(ValueError, match=f"catch_up {message}True and one on cuda:0"):
-        RMSprop(catch_up=True).build([var])
-    opt = RMSprop()
-    opt.apply_gradients([(grad, var)])
-    opt.check_finite = True
-    with pytest.raises(ValueError, match=f"check_finite {message}"):
-        opt.apply_gradients([(grad, var)])
-    assert opt.apply_gradients([(np.ones(3), np.ones(3))]) == 2
 
 
 def test_a_saved_optimizer_goes_to_either_place(xp, rng, tmp_path) -> None:
@@ -762,7 +656,7 @@ def test_a_momentum_set_later_creates_its_slot_on_the_device(xp, rng) -> None:
 # --- What is refused ------------------------------------------------------------------
 
 
-def refusals(xp: Arrays) -> dict[str, tuple[Any, type[Exception], str]]:
+def refusals(xp: OnDevice) -> dict[str, tuple[Any, type[Exception], str]]:
     var = xp(np.ones((4, 6), np.float32))
     grad = xp(np.ones((4, 6), np.float32))
     rows = xp(np.ones((2, 6), np.float32))

@@ -67,10 +67,10 @@ def test_each_device_gets_kernels_for_its_architecture(cupy, tmp_path) -> None:
 
 
 def test_whatever_the_compiler_sees_is_in_the_name(cupy, monkeypatch) -> None:
-    def name(kernels: str = "NORM_KERNELS()", architecture: str = "90") -> str:
+    def name(kernels: str = "UNTYPED_KERNELS()", architecture: str = "90") -> str:
         return compiler._name(kernels, architecture)
 
-    names = {name(), name("SORT_KERNELS(,u32)"), name(architecture="80")}
+    names = {name(), name("LIST_KERNELS(,u32)"), name(architecture="80")}
     cupy.cuda.nvrtc.version = 13, 1
     names.add(name())
     monkeypatch.setattr(compiler, "OPTIONS", (*compiler.OPTIONS, "-G"))

@@ -99,7 +99,8 @@ def test_every_kernel_compiles_without_a_warning(cubins) -> None:
 
 # At most so many of a processor's 65,536 registers: two blocks of 256 threads and more.
 REGISTERS = {"dense": 120, "rows": 128, "partial": 72, "sort": 104, "take": 48}
-REGISTERS |= {"keys": 40, "norm": 48}
+REGISTERS |= {"keys": 40, "norm": 48, "catch": 80, "count": 40}
+REGISTERS |= {"nonfinite": 40, "judge": 40}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -120,14 +121,18 @@ def test_no_kernel_spills_registers_or_takes_too_many(
 
 def names_in(kernels: str) -> list[str]:
     """Return the names of the kernels that the host expects on a line."""
-    names = ["norm_squares", "norm_factors"]
-    names += [f"{n}_{real}" for n in ("take", "norm_blocks") for real in ("f32", "f64")]
-    names += [f"dense_{real}_{v}" for real in ("f32", "f64") for v in range(8)]
+    names = ["norm_squares", "norm_factors", "judge", "count_steps"]
+    for real in "f32", "f64":
+        names += [f"{name}_{real}" for name in ("take", "norm_blocks", "nonfinite")]
+        names += [f"dense_{real}_{v}" for v in range(8)]
+        names += [f"catch_up_all_{real}_{v}" for v in range(4)]
+        for wide in "", "_wide":
+            names += [f"partial{wide}_{real}"]
+            names += [f"rows{wide}_{real}_{v}" for v in range(8)]
+            names += [f"catch_up_rows{wide}_{real}_{v}" for v in range(4)]
     for wide in "", "_wide":
-        names += [f"partial{wide}_{real}" for real in ("f32", "f64")]
-        names += [f"rows{wide}_{real}_{v}" for real in ("f32", "f64") for v in range(8)]
         names += [f"sort_{part}{wide}" for part in ("all", "count", "scan", "scatter")]
-        names += [f"keys{wide}"]
+        names += [f"keys{wide}", f"count_rows{wide}"]
     return [name for name in names if compiler.kernels_of(name) == kernels]
 
 
@@ -146,8 +151,9 @@ def test_dense_kernels_move_16_bytes_at_a_time_and_know_global_memory(
     generic = [
         name for name, body in bodies.items() if re.search(r"\b(LD|ST)\.E\b", body)
     ]
-    # The fault lies in the host's memory: only the one who reports it may not know.
-    assert set(generic) <= {"rmsprop_keys", "rmsprop_keys_wide"}
+    # The fault lies in the host's memory: only those who report may not know.
+    reporting = {"rmsprop_keys", "rmsprop_keys_wide", "rmsprop_judge"}
+    assert set(generic) <= reporting
 
 
 # --- Sanitizers -----------------------------------------------------------------------
@@ -175,12 +181,14 @@ def preload(name: str) -> str:
 
 
 CHECKED = [
-    "NORM_KERNELS()",
+    "UNTYPED_KERNELS()",
     *(f"GRADIENT_KERNELS({real})" for real in build.REALS),
     *(f"DENSE_KERNELS({real},7)" for real in build.REALS),
-    *(f"SORT_KERNELS({integers})" for integers in build.INTEGERS),
+    *(f"CATCH_UP_ALL_KERNELS({real},3)" for real in build.REALS),
+    *(f"LIST_KERNELS({integers})" for integers in build.INTEGERS),
     *(f"PARTIAL_KERNELS({i},{r})" for i in build.INTEGERS for r in build.REALS),
     *(f"ROWS_KERNELS({i},{r},7)" for i in build.INTEGERS for r in build.REALS),
+    *(f"CATCH_UP_ROWS_KERNELS({i},{r},3)" for i in build.INTEGERS for r in build.REALS),
 ]
 
 
@@ -201,12 +209,14 @@ def test_sanitizers_find_nothing(tmp_path) -> None:
 # --- Bugs put in ----------------------------------------------------------------------
 
 MUTATED = [
-    "NORM_KERNELS()",
+    "UNTYPED_KERNELS()",
     "GRADIENT_KERNELS(f32,float,4)",
     "DENSE_KERNELS(f32,float,4,7)",
-    "SORT_KERNELS(,u32)",
+    "CATCH_UP_ALL_KERNELS(f32,float,4,3)",
+    "LIST_KERNELS(,u32)",
     "PARTIAL_KERNELS(,u32,f32,float,4)",
     "ROWS_KERNELS(,u32,f32,float,4,7)",
+    "CATCH_UP_ROWS_KERNELS(,u32,f32,float,4,3)",
 ]
 
 # What is replaced, by what, and how many times the text has it.
@@ -257,7 +267,34 @@ MUTANTS = {
         "for (int reach = 16; reach > 1; reach /= 2)",
         1,
     ),
-    "the-flag-is-not-read": ("return *at<const int>(s.stop) != 0;", "return false;", 1),
+    "the-flag-is-not-read": ("*at<const int>(s.stop) != 0 || ", "", 1),
+    "a-step-left-out-is-made": (
+        " || (s.skip && *at<const int>(s.skip) != 0)",
+        "",
+        1,
+    ),
+    "a-row-catches-up-twice": (
+        "if (i == t.start[k] || occurrences[i - 1].row != row)",
+        "if (true)",
+        1,
+    ),
+    "all-rows-are-not-counted": ("        if (t.is_all)\n", "        if (false)\n", 1),
+    "rows-are-not-counted": (
+        "        if (t.row_steps[k])\n",
+        "        if (false)\n",
+        1,
+    ),
+    "the-last-piece-is-left-out": (
+        "if (i >= t.start[k + 1] - t.start[k])",
+        "if (i + 1 >= t.start[k + 1] - t.start[k])",
+        1,
+    ),
+    "infinity-is-finite": ("return x - x == 0;", "return x == x;", 1),
+    "the-last-element-is-not-looked-at": (
+        "        for (int i = lane; i < b.n; i += 32)\n            count",
+        "        for (int i = lane; i < b.n - 1; i += 32)\n            count",
+        1,
+    ),
 }
 
 

@@ -170,7 +170,7 @@ class Spans:
         scalars = opt.learning_rate, opt.rho, opt.momentum, opt.epsilon, 1.0, 1.0, clip
         self.scalars = np.array(scalars)
 
-    def call(self, name: str, grad: Array, *sizes: Any) -> int:
+    def call(self, name: str, grad: Array | None, *sizes: Any) -> int:
         function = self.library[f"{name}_{self.suffix}"]
         function.restype = c_ssize_t
         slots = [where(self.slots.get(name)) for name in ("rms", "mg", "momentum")]
@@ -183,6 +183,10 @@ class Spans:
     def rows(self, values: Array, rows: Array, positions: Array | None = None) -> int:
         sizes = map(c_ssize_t, (len(rows), len(self.param), self.param.shape[1]))
         return self.call("rows", values, where(rows), where(positions), *sizes)
+
+    def catch_up(self, steps: int) -> None:
+        sizes = c_ssize_t(self.param.size), c_ssize_t(steps)
+        assert self.call("catch_up", None, *sizes) == -1
 
     def assert_equals(self, opt: RMSprop, var: Array) -> None:
         assert_same_bits(self.param, var)
@@ -217,6 +221,24 @@ def test_dense_has_the_bits_of_apply_gradients(
         grad = wide_range(rng, 1003, dtype)
         opt.apply_gradients([(grad, var)])
         ours.dense(loop, grad)
+    ours.assert_equals(opt, var)
+
+
+@pytest.mark.parametrize("missed", [1, 2, 3, 1000, 2**40 + 5])
+def test_missed_steps_have_the_bits_of_catch_up(
+    spans, rng, dtype, centered, momentum, missed
+) -> None:
+    var = wide_range(rng, (1, 1003), dtype)
+    opt = RMSprop(0.01, 0.9999, momentum, centered=centered, catch_up=True)
+    opt.build([var])
+    ours = Spans(spans, var.copy(), opt)
+    grad = wide_range(rng, var.shape, dtype)
+    opt.apply_gradients([(grad, var)])
+    ours.dense("elements", grad)
+    # What a variable misses is state: pretend that it made many row-sparse steps.
+    opt._slots.counters[0]["steps"][0] += missed
+    opt.catch_up()
+    ours.catch_up(missed)
     ours.assert_equals(opt, var)
 
 

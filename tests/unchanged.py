@@ -2,12 +2,14 @@
 
 from contextlib import contextmanager
 
+from rmsprop_fast import backends
+
 # Everything that a step can keep.
 FULL = {"learning_rate": 0.01, "momentum": 0.5, "centered": True}
 
 
 def bits(arrays):
-    return [array.tobytes() for array in arrays]
+    return [backends.as_numpy(array).tobytes() for array in arrays]
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Step:
         num_threads: int | None = ...,
         overlaps_checked: bool = ...,
         weight_decay: float = ...,
-        check_finite: bool = ...,
+        check_finite: bool | str = ...,
     ) -> int: ...
     def catch_up(
         self,

@@ -672,8 +672,8 @@ cdef class Step:
             The caller has found no gradient that overlaps a variable or a slot.
         weight_decay : float
             Checked by the caller; 0 is off.
-        check_finite : bool
-            Whether every element of every gradient must be finite.
+        check_finite : bool or str
+            Whether every element of every gradient must be finite; "skip" is true.
         """
         cdef Coef coef = _coef(
             lr, rho, momentum, epsilon, 1 - lr * weight_decay, clipvalue)

@@ -2,10 +2,13 @@
 
 from libc.stdint cimport uint64_t
 
+from rmsprop_fast.header cimport rmsprop_idle_f32, rmsprop_idle_f64
+
 cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
     enum:
         RMSPROP_TABLE
         RMSPROP_ROWS_TABLE
+        RMSPROP_IDLE_TABLE
         RMSPROP_THREADS
         RMSPROP_CHUNK
         RMSPROP_ROWS_EACH
@@ -14,10 +17,14 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         RMSPROP_DIGITS
         RMSPROP_SUBTILE
         RMSPROP_MAX_TILES
+        RMSPROP_COUNT_BITS
+        RMSPROP_MAX_REPORTED
+        RMSPROP_ROW_FOUND
+        RMSPROP_NONFINITE_FOUND
 
     ctypedef struct rmsprop_scalars:
         double lr, rho, momentum, epsilon, weight_decay, factor, clip
-        uint64_t lr_address, scales, stop
+        uint64_t lr_address, scales, stop, skip
         int lr_is_f32
 
     ctypedef struct rmsprop_dense:
@@ -57,11 +64,38 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         long long iterations
         int n
 
+    ctypedef struct rmsprop_idle_rows:
+        rmsprop_scalars s
+        rmsprop_idle_f32 *idle_f32
+        rmsprop_idle_f64 *idle_f64
+        uint64_t *param
+        uint64_t *rms
+        uint64_t *mg
+        uint64_t *mom
+        uint64_t *steps
+        uint64_t *row_steps
+        long long *width
+        long long *pieces
+        uint64_t *base
+        long long *start
+        unsigned *first
+        unsigned char *lanes
+        uint64_t occurrences
+        int made, is_all, n
+
+    ctypedef struct rmsprop_nonfinite:
+        uint64_t count
+        long long size
+        int pair, variable
+
     ctypedef struct rmsprop_fault:
         uint64_t row
-        long long position, n_rows, iterations
+        long long position, n_rows
         int pair, is_unsigned
-        int found
+        rmsprop_nonfinite *bad
+        int n_bad, found
+        long long iterations
+        long long *skipped
 
     ctypedef struct rmsprop_sort:
         # `in` is a word of Python's
@@ -70,12 +104,15 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         long long n, tile
         int n_tiles, shift, n_passes
 
-    ctypedef struct rmsprop_norms:
+    ctypedef struct rmsprop_gradients:
         uint64_t *grad
         long long *size
         unsigned *first
         unsigned *scale
-        uint64_t sums, squares
+        int *pair
+        int *variable
+        # `any` is a function of Python's
+        uint64_t sums, squares, is_any "any", nonfinite
         int n
 
     ctypedef struct rmsprop_norm_scales:
@@ -83,3 +120,8 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         long long n
         double factor, norm
         int is_global
+
+    ctypedef struct rmsprop_verdict:
+        uint64_t stop, is_any "any", nonfinite, fault
+        long long n, iterations
+        int skips

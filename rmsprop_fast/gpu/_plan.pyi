@@ -7,7 +7,11 @@ from rmsprop_fast.cpu._extents import Extents
 
 THREADS: int
 DIGITS: int
+IDLE_BITS: int
+ROW_FOUND: int
+NONFINITE_FOUND: int
 FAULT_SIZE: int
+NONFINITE_SIZE: int
 
 _Parameter = np.ndarray[Any, Any]
 _Group = tuple[int, int, bool, int]
@@ -21,9 +25,13 @@ class Table:
 class Fault:
     memory: Any
     address: int
-    is_found: bool
+    found: int
+    iterations: int
+    row: tuple[int, int, int, int]
+    nonfinite: tuple[list[tuple[int, int, int, int]], int]
+    skipped: tuple[int, int]
     def __init__(self, memory: Any, address: int) -> None: ...
-    def take(self) -> tuple[int, int, int, int, int]: ...
+    def forget(self) -> None: ...
 
 @disjoint_base
 class Plan:
@@ -44,12 +52,15 @@ class Plan:
         rms: Any,
         momentum: Any,
         mg: Any,
+        steps: Any = ...,
+        row_steps: Any = ...,
         decays: bool = ...,
     ) -> None: ...
     def collect(
         self, pairs: list[Any], variant: int, overlaps_checked: bool
     ) -> bool: ...
     def collect_gradients(self, grads: list[Any]) -> None: ...
+    def collect_idle(self, indices: list[int], rows: Any = ...) -> None: ...
     def set_scalars(
         self,
         lr: float,
@@ -62,11 +73,19 @@ class Plan:
         lr_address: int = ...,
         lr_is_f32: bool = ...,
     ) -> None: ...
-    def use(self, scales: int, stop: int) -> None: ...
+    def set_idle(self, rho: float, momentum: float) -> None: ...
+    def use(self, stop: int, scales: int = ..., skip: int = ...) -> None: ...
     def count(self, device: int) -> tuple[int, int]: ...
     def fill_dense(self, group: _Group, start: int) -> tuple[_Parameter, int, int]: ...
-    def fill_norms(
-        self, device: int, is_double: int, start: int, sums: int, squares: int
+    def fill_gradients(
+        self,
+        device: int,
+        is_double: int,
+        start: int,
+        sums: int,
+        squares: int,
+        is_any: int,
+        nonfinite: int,
     ) -> tuple[_Parameter, int, int, int]: ...
     def fill_rows(
         self, group: _Group, start: int
@@ -75,6 +94,12 @@ class Plan:
         self, table: Table, partial: int, occurrences: int, fault: int, iterations: int
     ) -> None: ...
     def read_rows(self, table: Table, occurrences: int) -> _Parameter: ...
+    def fill_idle(
+        self, group: _Group, start: int, made: int
+    ) -> tuple[_Parameter, int, int, int]: ...
+    def fill_idle_rows(
+        self, table: Table, group: _Group, start: int, occurrences: int, made: int
+    ) -> _Parameter: ...
     def fill_take(
         self, outs: list[Any], device: int, is_double: int, start: int
     ) -> tuple[_Parameter, int, int]: ...
@@ -96,4 +121,13 @@ def norm_factors(
     factor: float,
     norm: float,
     is_global: bool,
+) -> _Parameter: ...
+def verdict(
+    stop: int,
+    is_any: int,
+    nonfinite: int,
+    fault: int,
+    n: int,
+    iterations: int,
+    skips: bool,
 ) -> _Parameter: ...

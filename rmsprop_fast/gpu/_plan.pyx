@@ -15,6 +15,10 @@ from libc.string cimport memcpy, memset
 
 from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM
+from rmsprop_fast.header cimport (
+    rmsprop_coef_make_f32, rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+    rmsprop_idle_powers_f32, rmsprop_idle_powers_f64,
+)
 
 from weakref import ref
 
@@ -27,6 +31,8 @@ cnp.import_array()
 
 THREADS = RMSPROP_THREADS
 DIGITS = RMSPROP_DIGITS
+IDLE_BITS = CENTERED | MOMENTUM  # of a variant: what a gradient of zero depends on
+ROW_FOUND, NONFINITE_FOUND = RMSPROP_ROW_FOUND, RMSPROP_NONFINITE_FOUND
 
 cdef enum:
     ALIGNMENT = 16  # bytes of a kernel's widest access
@@ -44,7 +50,7 @@ cdef class Table:
 
 
 cdef class Fault:
-    """What a device reports of a row out of range, in memory that both can reach."""
+    """What a device reports of steps that did nothing, in memory that both can reach."""
 
     cdef readonly object memory
     cdef rmsprop_fault *data
@@ -60,19 +66,39 @@ cdef class Fault:
         return <uint64_t> self.data
 
     @property
-    def is_found(self):
-        """Whether a step has reported since the last `take`."""
-        return self.data.found != 0
+    def found(self):
+        """ROW_FOUND or NONFINITE_FOUND since the last `forget`, or 0."""
+        return self.data.found
 
-    def take(self):
-        """Return (pair, row, position, n_rows, iterations) and forget them."""
+    @property
+    def iterations(self):
+        """The steps before the one that found it, -1 in a replay of a graph."""
+        return self.data.iterations
+
+    @property
+    def row(self):
+        """(pair, row, position, n_rows) of a row out of range."""
         cdef object row = self.data.row
         if not self.data.is_unsigned and row >= 1 << 63:
             row -= 1 << 64
-        found = (self.data.pair, row, self.data.position, self.data.n_rows,
-                 self.data.iterations)
+        return self.data.pair, row, self.data.position, self.data.n_rows
+
+    @property
+    def nonfinite(self):
+        """[(pair, variable, count, size)] of gradients, and how many more there are."""
+        cdef int k, n = min(self.data.n_bad, <int> RMSPROP_MAX_REPORTED)
+        return sorted([
+            (self.data.bad[k].pair, self.data.bad[k].variable, self.data.bad[k].count,
+             self.data.bad[k].size) for k in range(n)]), self.data.n_bad - n
+
+    @property
+    def skipped(self):
+        """How many steps were left out: of calls, of replays of graphs."""
+        return self.data.skipped[0], self.data.skipped[1]
+
+    def forget(self):
+        """Be ready for the next."""
         self.data.found = 0
-        return found
 
 
 FAULT_SIZE = sizeof(rmsprop_fault)
@@ -84,7 +110,9 @@ cdef class Record:
     cdef object var, slots      # they must outlive their addresses
     cdef object seen            # the caller's own array that was found to be `var`
     cdef object shape, dtype
+    cdef Py_ssize_t index
     cdef uint64_t address, rms, mom, mg
+    cdef uint64_t steps_made, row_steps  # see `slots.Slots`
     cdef long long size, n_rows, width
     cdef int device, is_double
     cdef bint decays
@@ -163,6 +191,8 @@ cdef class Plan:
     cdef Py_ssize_t epoch, steps
     cdef type array_type
     cdef rmsprop_scalars scalars
+    cdef rmsprop_idle_f32[RMSPROP_COUNT_BITS] idle_f32
+    cdef rmsprop_idle_f64[RMSPROP_COUNT_BITS] idle_f64
     # Of the collected step: what is left to the host, and the launches' common traits,
     # (device, turn, is_sparse, is_double), in the order they were met.
     cdef readonly list host_pairs, groups
@@ -180,7 +210,10 @@ cdef class Plan:
     def __dealloc__(self):
         free(self.entries)
 
-    def bind(self, Py_ssize_t index, var, rms, momentum, mg, bint decays=True):
+    def bind(
+        self, Py_ssize_t index, var, rms, momentum, mg, steps=None, row_steps=None,
+        bint decays=True,
+    ):
         """Note where variable `index` and its slots are; again when it gets a slot."""
         cdef Record record = self.records.get(index)
         self.epoch += 1
@@ -190,7 +223,8 @@ cdef class Plan:
         record.var = var
         record.seen = record.grad_seen = None
         record.decays = decays
-        record.slots = (rms, momentum, mg)
+        record.index = index
+        record.slots = (rms, momentum, mg, steps, row_steps)
         record.shape = var.shape
         record.dtype = var.dtype
         record.is_double = var.dtype.itemsize == 8
@@ -198,6 +232,8 @@ cdef class Plan:
         record.rms = _address(rms)
         record.mom = _address(momentum)
         record.mg = _address(mg)
+        record.steps_made = _address(steps)
+        record.row_steps = _address(row_steps)
         record.device = backends.device_id(var)
         record.size = var.size
         record.n_rows = var.shape[0] if var.ndim else 1
@@ -402,7 +438,7 @@ cdef class Plan:
         return 0
 
     def collect_gradients(self, list grads):
-        """Take arrays as they are; `fill_norms` and `fill_take` then read them."""
+        """Take arrays as they are; `fill_gradients` and `fill_take` then read them."""
         cdef Entry *entry
         cdef Py_ssize_t k
         self._reserve(len(grads))
@@ -413,9 +449,38 @@ cdef class Plan:
             entry.is_double = grads[k].dtype.itemsize == 8
             entry.grad = grads[k].data.ptr
             entry.size = grads[k].size
+            entry.pair = k
         self.n = len(grads)
         self.groups = []
         self._number(self.n)
+
+    def collect_idle(self, list indices, rows=None):
+        """Take the variables of `indices` that are here, to let rows catch up.
+
+        `rows`, a device's array of any integer dtype, are of the one variable.
+        """
+        cdef Record record
+        cdef Entry *entry
+        cdef Py_ssize_t index
+        self._reserve(len(indices))
+        self.n = 0
+        self.groups = []
+        for index in indices:
+            record = self.records.get(index)
+            if record is None or record.row_steps == 0:
+                continue
+            entry = &self.entries[self.n]
+            memset(entry, 0, sizeof(Entry))
+            entry.record = <PyObject *> record
+            entry.device = record.device
+            entry.is_double = record.is_double
+            entry.pair = -1
+            if rows is not None:
+                entry.kind = _kind(rows.dtype)
+                entry.indices = rows.data.ptr
+                entry.n = rows.size
+            entry.group = self._group(record, rows is not None, 0)
+            self.n += 1
 
     # --- The work ---------------------------------------------------------------------
 
@@ -434,10 +499,20 @@ cdef class Plan:
         self.scalars.lr_address = lr_address
         self.scalars.lr_is_f32 = lr_is_f32
 
-    def use(self, uint64_t scales, uint64_t stop):
-        """Set the addresses, on the device to be filled for, of norms and of the flag."""
-        self.scalars.scales = scales
+    def set_idle(self, double rho, double momentum):
+        """Prepare what rows catch up by."""
+        rmsprop_idle_powers_f32(
+            self.idle_f32, rmsprop_coef_make_f32(0, rho, momentum, 0, 1, 1, 0),
+            (<uint64_t> 1 << RMSPROP_COUNT_BITS) - 1)
+        rmsprop_idle_powers_f64(
+            self.idle_f64, rmsprop_coef_make_f64(0, rho, momentum, 0, 1, 1, 0),
+            (<uint64_t> 1 << RMSPROP_COUNT_BITS) - 1)
+
+    def use(self, uint64_t stop, uint64_t scales=0, uint64_t skip=0):
+        """Set the addresses, on the device to be filled for, of flags and of norms."""
         self.scalars.stop = stop
+        self.scalars.scales = scales
+        self.scalars.skip = skip
 
     def count(self, int device):
         """Return a device's number of gradients and of blocks whose squares are summed."""
@@ -483,17 +558,17 @@ cdef class Plan:
         t.n = n
         return table.array, k, chunks
 
-    def fill_norms(
+    def fill_gradients(
         self, int device, int is_double, Py_ssize_t start, uint64_t sums,
-        uint64_t squares,
+        uint64_t squares, uint64_t is_any, uint64_t nonfinite,
     ):
         """Return a table of a device's gradients of a dtype from entry `start` on.
 
         And the entry to go on from, -1 after the last, the number of gradients and of
         blocks.
         """
-        cdef Table table = Table(sizeof(rmsprop_norms))
-        cdef rmsprop_norms *t = <rmsprop_norms *> table.data
+        cdef Table table = Table(sizeof(rmsprop_gradients))
+        cdef rmsprop_gradients *t = <rmsprop_gradients *> table.data
         cdef Py_ssize_t k
         cdef unsigned blocks = 0
         cdef int n = 0
@@ -506,6 +581,9 @@ cdef class Plan:
             t.grad[n] = self.entries[k].grad
             t.size[n] = self.entries[k].size
             t.scale[n] = self.entries[k].scale
+            t.pair[n] = self.entries[k].pair
+            if self.entries[k].record != NULL:
+                t.variable[n] = (<Record> self.entries[k].record).index
             t.first[n] = blocks
             blocks += <unsigned> _norm_blocks(self.entries[k].size)
             n += 1
@@ -514,6 +592,8 @@ cdef class Plan:
         t.first[n] = blocks
         t.sums = sums
         t.squares = squares
+        t.is_any = is_any
+        t.nonfinite = nonfinite
         t.n = n
         return table.array, k, n, blocks
 
@@ -560,7 +640,7 @@ cdef class Plan:
             keys += record.n_rows
             occurrences += self.entries[k].n
             chunks += <unsigned> _chunks(self.entries[k].n, groups * RMSPROP_ROWS_EACH)
-            if self.entries[k].n > RMSPROP_SUM_RUN:
+            if self.entries[k].n > RMSPROP_SUM_RUN and self.entries[k].grad != 0:
                 n_runs = _chunks(self.entries[k].n, RMSPROP_SUM_RUN)
                 run_chunks += <unsigned> _chunks(n_runs, groups)
                 partial += n_runs * record.width * (8 if record.is_double else 4)
@@ -594,6 +674,88 @@ cdef class Plan:
         memcpy(copy.data, table.data, sizeof(rmsprop_rows))
         (<rmsprop_rows *> copy.data).occurrences = occurrences
         return copy.array
+
+    cdef Table _idle_table(self, int made, bint is_all):
+        cdef Table table = Table(sizeof(rmsprop_idle_rows))
+        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> table.data
+        t.s = self.scalars
+        memcpy(t.idle_f32, self.idle_f32, sizeof(self.idle_f32))
+        memcpy(t.idle_f64, self.idle_f64, sizeof(self.idle_f64))
+        t.made = made
+        t.is_all = is_all
+        return table
+
+    cdef int _set_idle(self, rmsprop_idle_rows *t, int n, Record record) except -1:
+        """Set what both kinds of table have of variable n."""
+        t.param[n] = record.address
+        t.rms[n] = record.rms
+        t.mg[n] = record.mg
+        t.mom[n] = record.mom
+        t.steps[n] = record.steps_made
+        t.row_steps[n] = record.row_steps
+        t.width[n] = record.width
+        t.pieces[n] = _chunks(record.width, RMSPROP_CHUNK)
+        t.lanes[n] = _lanes(record.width, record.is_double)
+        return 0
+
+    def fill_idle(self, tuple group, Py_ssize_t start, int made):
+        """Return a table of all rows of a group's variables from entry `start` on.
+
+        And the entry to go on from, -1 after the last, the number of chunks and of
+        variables. `made` is how many steps they make now.
+        """
+        cdef Table table = self._idle_table(made, True)
+        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> table.data
+        cdef Py_ssize_t wanted = self.groups.index(group), k
+        cdef Record record
+        cdef long long pieces = 0, more
+        cdef unsigned chunks = 0
+        cdef int n = 0
+        for k in range(start, self.n):
+            if self.entries[k].group != wanted:
+                continue
+            if n == RMSPROP_IDLE_TABLE:
+                break
+            record = <Record> self.entries[k].record
+            self._set_idle(t, n, record)
+            t.start[n] = pieces
+            t.first[n] = chunks
+            if record.row_steps != 0:
+                more = record.n_rows * t.pieces[n]
+                pieces += more
+                chunks += <unsigned> _chunks(
+                    more, RMSPROP_THREADS // t.lanes[n] * RMSPROP_ROWS_EACH)
+            n += 1
+        else:
+            k = -1
+        t.start[n] = pieces
+        t.first[n] = chunks
+        t.n = n
+        return table.array, k, chunks, n
+
+    def fill_idle_rows(
+        self, Table table, tuple group, Py_ssize_t start, uint64_t occurrences, int made,
+    ):
+        """Return a table of the rows in one that `fill_rows` filled from `start` on.
+
+        `occurrences` is where they are sorted, `made` as for `fill_idle`.
+        """
+        cdef Table idle = self._idle_table(made, False)
+        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> idle.data
+        cdef rmsprop_rows *rows = <rmsprop_rows *> table.data
+        cdef Py_ssize_t wanted = self.groups.index(group), k = start
+        while t.n < rows.n:
+            if self.entries[k].group == wanted:
+                self._set_idle(t, t.n, <Record> self.entries[k].record)
+                t.base[t.n] = rows.base[t.n]
+                t.start[t.n] = rows.start[t.n]
+                t.first[t.n] = rows.first[t.n]
+                t.n += 1
+            k += 1
+        t.start[t.n] = rows.start[t.n]
+        t.first[t.n] = rows.first[t.n]
+        t.occurrences = occurrences
+        return idle.array
 
     def fill_take(
         self, list outs, int device, int is_double, Py_ssize_t start,
@@ -695,6 +857,26 @@ def norm_factors(
     t.norm = norm
     t.is_global = is_global
     return table.array
+
+
+def verdict(
+    uint64_t stop, uint64_t is_any, uint64_t nonfinite, uint64_t fault, long long n,
+    long long iterations, bint skips,
+):
+    """Return the parameter of the kernel that judges gradients that are not finite."""
+    cdef Table table = Table(sizeof(rmsprop_verdict))
+    cdef rmsprop_verdict *t = <rmsprop_verdict *> table.data
+    t.stop = stop
+    t.is_any = is_any
+    t.nonfinite = nonfinite
+    t.fault = fault
+    t.n = n
+    t.iterations = iterations
+    t.skips = skips
+    return table.array
+
+
+NONFINITE_SIZE = sizeof(rmsprop_nonfinite)
 
 
 cdef inline long long _chunks(long long n, long long each) noexcept:

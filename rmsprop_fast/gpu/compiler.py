@@ -54,20 +54,22 @@ def kernels_of(name: str) -> str:
     name : str
         Without ``rmsprop_``, such as ``dense_f32_5`` or ``rows_wide_f64_0``.
     """
-    words = name.split("_")
-    integers = "_wide,u64" if "wide" in words else ",u32"
-    if words[0] in ("keys", "sort"):
-        return f"SORT_KERNELS({integers})"
-    if name in ("norm_squares", "norm_factors"):
-        return "NORM_KERNELS()"
-    if words[0] in ("take", "norm"):
-        return f"GRADIENT_KERNELS({_REALS[words[-1]]})"
-    if words[0] == "partial":
-        return f"PARTIAL_KERNELS({integers},{_REALS[words[-1]]})"
-    real, variant = _REALS[words[-2]], words[-1]
-    if words[0] == "rows":
-        return f"ROWS_KERNELS({integers},{real},{variant})"
-    return f"DENSE_KERNELS({real},{variant})"
+    integers = "_wide,u64" if "_wide" in name else ",u32"
+    kind = name.replace("_wide", "")
+    if kind in ("norm_squares", "norm_factors", "judge", "count_steps"):
+        return "UNTYPED_KERNELS()"
+    if kind in ("keys", "count_rows") or kind.startswith("sort_"):
+        return f"LIST_KERNELS({integers})"
+    words = kind.split("_")
+    if words[-1] in _REALS:  # for all variants
+        real = _REALS[words[-1]]
+        if words[0] == "partial":
+            return f"PARTIAL_KERNELS({integers},{real})"
+        return f"GRADIENT_KERNELS({real})"
+    kind, real, variant = "_".join(words[:-2]), _REALS[words[-2]], words[-1]
+    if kind in ("rows", "catch_up_rows"):
+        return f"{kind.upper()}_KERNELS({integers},{real},{variant})"
+    return f"{kind.upper()}_KERNELS({real},{variant})"
 
 
 @functools.cache

@@ -30,9 +30,11 @@ class Device:
     Attributes
     ----------
     stop : cupy.ndarray
-        The flag that a row out of range sets; while it is set no kernel updates.
+        The flag that a refused step sets; while it is set no kernel updates.
     fault : Fault
         What the host finds then, in memory that both reach: no copy, no waiting.
+    skipped : tuple of int
+        Steps that it has left out as far as the host has seen: of calls, of graphs.
     """
 
     def __init__(self, number: int) -> None:
@@ -41,6 +43,7 @@ class Device:
         self._cupy = cupy
         self.number = number
         self._captured: list[Any] = []
+        self.skipped = (0, 0)
         with self.current():
             self.stop = cupy.zeros(1, np.int32)
             # Another stream may be the next to read it. Once in an optimizer's life.
@@ -84,18 +87,26 @@ class Device:
             self._captured.append(memory)
         return memory
 
+    def clearing(self, memory: Any, n_bytes: int) -> Launch:
+        """Return a launch that sets scratch to zeros."""
+        return partial(memory.memset_async, 0, n_bytes)
+
     def wait(self) -> None:
         """Wait for all that was launched on this device."""
         with self.current():
             self._cupy.cuda.runtime.deviceSynchronize()
 
-    def clear(self) -> tuple[int, int, int, int, int]:
-        """Take what was found, after all that did nothing because of it."""
+    def see_skipped(self) -> tuple[int, int]:
+        """Return how many steps it has left out since the last call, see `skipped`."""
+        before, self.skipped = self.skipped, self.fault.skipped
+        return self.skipped[0] - before[0], self.skipped[1] - before[1]
+
+    def clear_stop(self) -> None:
+        """Let steps update again, after all that did nothing because of the flag."""
         self.wait()
         with self.current():
             self.stop.data.memset_async(0, self.stop.nbytes)
         self.wait()
-        return self.fault.take()
 
 
 class Arena:

@@ -53,13 +53,26 @@ template <typename T> struct Formula;
                                     (V & CENTERED) != 0, (V & MOMENTUM) != 0,            \
                                     (V & EPS_IN_SQRT) != 0);                             \
         }                                                                                \
+        typedef rmsprop_idle_##suffix Idle;                                              \
+        static __device__ __forceinline__ Idle idle(const rmsprop_idle_rows &t,          \
+                                                    i64 steps)                           \
+        {                                                                                \
+            return rmsprop_idle_steps_##suffix(t.idle_##suffix, (u64)steps);             \
+        }                                                                                \
+        template <int V>                                                                 \
+        static __device__ __forceinline__ void catch_up(T &param, T &rms, T &mg, T &mom, \
+                                                        const Idle &idle)                \
+        {                                                                                \
+            rmsprop_catch_up_##suffix(&param, &rms, &mg, &mom, idle,                     \
+                                      (V & CENTERED) != 0, (V & MOMENTUM) != 0);         \
+        }                                                                                \
     };
 FORMULA(float, f32)
 FORMULA(double, f64)
 
 __device__ __forceinline__ bool is_stopped(const rmsprop_scalars &s)
 {
-    return *at<const int>(s.stop) != 0;
+    return *at<const int>(s.stop) != 0 || (s.skip && *at<const int>(s.skip) != 0);
 }
 
 template <typename T>
@@ -132,13 +145,26 @@ template <typename T> struct Run {
     T *rms, *mg, *mom;
 };
 
+/* The arrays of entry k from `offset` on, without its gradient. */
+template <typename T, typename Table>
+__device__ __forceinline__ Run<T> state_of(const Table &t, int k, i64 offset)
+{
+    const Run<T> r = {at<T>(t.param[k]) + offset, 0, at<T>(t.rms[k]) + offset,
+                      at<T>(t.mg[k]) + offset, at<T>(t.mom[k]) + offset};
+    return r;
+}
+
 /* W elements on their way through the formula. */
 template <typename T, int V, int W> struct Elements {
     Pack<T, W> param, grad, rms, mg, mom;
 
-    __device__ __forceinline__ void read_slots(const Run<T> &r, i64 i)
+    __device__ __forceinline__ void read_param(const Run<T> &r, i64 i)
     {
         param = load<T, W>(r.param + i);
+    }
+
+    __device__ __forceinline__ void read_slots(const Run<T> &r, i64 i)
+    {
         rms = load<T, W>(r.rms + i);
         if (V & CENTERED)
             mg = load<T, W>(r.mg + i);
@@ -150,6 +176,7 @@ template <typename T, int V, int W> struct Elements {
                                          const typename Formula<T>::Coef &)
     {
         grad = load<T, W>(r.grad + i);
+        read_param(r, i);
         read_slots(r, i);
     }
 
@@ -170,14 +197,32 @@ template <typename T, int V, int W> struct Elements {
         update(c);
     }
 
-    __device__ __forceinline__ void write(const Run<T> &r, i64 i) const
+    __device__ __forceinline__ void catch_up(const typename Formula<T>::Idle &idle)
+    {
+#pragma unroll
+        for (int j = 0; j < W; ++j)
+            Formula<T>::template catch_up<V>(param.v[j], rms.v[j], mg.v[j], mom.v[j],
+                                             idle);
+    }
+
+    __device__ __forceinline__ void write_param(const Run<T> &r, i64 i) const
     {
         store<T, W>(r.param + i, param);
+    }
+
+    __device__ __forceinline__ void write_slots(const Run<T> &r, i64 i) const
+    {
         store<T, W>(r.rms + i, rms);
         if (V & CENTERED)
             store<T, W>(r.mg + i, mg);
         if (V & MOMENTUM)
             store<T, W>(r.mom + i, mom);
+    }
+
+    __device__ __forceinline__ void write(const Run<T> &r, i64 i) const
+    {
+        write_param(r, i);
+        write_slots(r, i);
     }
 };
 
@@ -285,7 +330,7 @@ __device__ __forceinline__ void refuse_row(const rmsprop_rows &t, int k, u64 row
     fault->pair = t.pair[k];
     fault->is_unsigned = t.kind[k] % 2;
     __threadfence_system();
-    fault->found = 1;
+    fault->found = RMSPROP_ROW_FOUND;
 }
 
 template <typename U> __device__ __forceinline__ void run_keys(const rmsprop_rows &t)
@@ -611,6 +656,7 @@ __device__ __forceinline__ void update_row(const Share<T, U> &s, const Run<T> &r
         last = first_not_below(s.occurrences, end, s.end, (u64)row + 1);
     for (i64 column = (i64)lane * W; column < s.width; column += (i64)lanes * W) {
         Elements<T, V, W> e;
+        e.read_param(r, column);
         e.read_slots(r, column);
         e.grad = sum_run<T, U, W>(s, head, end, column, c);
 #pragma unroll 4
@@ -678,9 +724,8 @@ __device__ __forceinline__ void run_rows(const rmsprop_rows &t)
             const U row = s.occurrences[head].row;
             if (head > s.begin && s.occurrences[head - 1].row == row)
                 continue;  /* the row's first occurrence updates it */
-            const i64 offset = (i64)((u64)row - t.base[k]) * s.width;
-            const Run<T> r = {at<T>(t.param[k]) + offset, 0, at<T>(t.rms[k]) + offset,
-                              at<T>(t.mg[k]) + offset, at<T>(t.mom[k]) + offset};
+            const Run<T> r =
+                state_of<T>(t, k, (i64)((u64)row - t.base[k]) * s.width);
             if (packs)
                 update_row<T, U, V, W>(s, r, head, lane, lanes, c);
             else
@@ -689,24 +734,161 @@ __device__ __forceinline__ void run_rows(const rmsprop_rows &t)
     }
 }
 
+/* --- Rows that missed steps -------------------------------------------------------- */
+
+/* Catch up columns begin to end of a row by the steps that it misses. */
+template <typename T, int V, int W>
+__device__ __forceinline__ void catch_up_columns(const rmsprop_idle_rows &t, int k,
+                                                 i64 row, i64 begin, i64 end, int lane,
+                                                 int lanes)
+{
+    const i64 *steps = at<const i64>(t.steps[k]);
+    const i64 own = at<const i64>(t.row_steps[k])[row];
+    const i64 missed = steps[0] - (own > steps[1] ? own : steps[1]);
+    if (missed <= 0)
+        return;
+    const typename Formula<T>::Idle idle = Formula<T>::idle(t, missed);
+    const Run<T> r = state_of<T>(t, k, row * t.width[k]);
+    for (i64 i = begin + (i64)lane * W; i < end; i += (i64)lanes * W) {
+        Elements<T, V, W> e;
+        if (V & MOMENTUM)  /* which alone moves param */
+            e.read_param(r, i);
+        e.read_slots(r, i);
+        e.catch_up(idle);
+        if (V & MOMENTUM)
+            e.write_param(r, i);
+        e.write_slots(r, i);
+    }
+}
+
+template <typename T, int V, int W>
+__device__ __forceinline__ void catch_up(const rmsprop_idle_rows &t, int k, i64 row,
+                                         i64 begin, i64 end, int lane, int lanes)
+{
+    if (t.width[k] % W == 0 && is_aligned(t.param[k] | t.rms[k] | t.mg[k] | t.mom[k]))
+        catch_up_columns<T, V, W>(t, k, row, begin, end, lane, lanes);
+    else
+        catch_up_columns<T, V, 1>(t, k, row, begin, end, lane, lanes);
+}
+
+/* The rows of a sorted list, each once. */
+template <typename T, typename U, int V, int W>
+__device__ __forceinline__ void run_catch_up_rows(const rmsprop_idle_rows &t)
+{
+    if (is_stopped(t.s))
+        return;
+    const Occurrence<U> *occurrences = at<const Occurrence<U> >(t.occurrences);
+    for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
+        const int k = owner(t.first, t.n, chunk);
+        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
+        const i64 groups = RMSPROP_THREADS / lanes;
+        const i64 begin = (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
+        if (!t.row_steps[k])
+            continue;
+        for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {
+            const i64 i = t.start[k] + begin + j * groups + threadIdx.x / lanes;
+            if (i >= t.start[k + 1])
+                break;
+            const U row = occurrences[i].row;
+            if (i == t.start[k] || occurrences[i - 1].row != row)
+                catch_up<T, V, W>(t, k, (i64)((u64)row - t.base[k]), 0, t.width[k], lane,
+                                  lanes);
+        }
+    }
+}
+
+/* All rows, in pieces: a row may be as long as a variable, or as short as an element. */
+template <typename T, int V, int W>
+__device__ __forceinline__ void run_catch_up_all(const rmsprop_idle_rows &t)
+{
+    if (is_stopped(t.s))
+        return;
+    for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
+        const int k = owner(t.first, t.n, chunk);
+        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
+        const i64 groups = RMSPROP_THREADS / lanes;
+        const i64 begin = (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
+        const i64 *steps = at<const i64>(t.steps[k]);
+        if (steps[0] == steps[1])
+            continue;
+        for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {
+            const i64 i = begin + j * groups + threadIdx.x / lanes;
+            if (i >= t.start[k + 1] - t.start[k])
+                break;
+            const i64 row = i / t.pieces[k];
+            const i64 column = (i - row * t.pieces[k]) * RMSPROP_CHUNK;
+            const i64 rest = t.width[k] - column;
+            const i64 end = column + (rest < RMSPROP_CHUNK ? rest : RMSPROP_CHUNK);
+            catch_up<T, V, W>(t, k, row, column, end, lane, lanes);
+        }
+    }
+}
+
+/* One block. The variables have made a step, or all their rows have caught up. */
+__device__ __forceinline__ void run_count_steps(const rmsprop_idle_rows &t)
+{
+    if (is_stopped(t.s))
+        return;
+    for (int k = threadIdx.x; k < t.n; k += RMSPROP_THREADS) {
+        i64 *steps = at<i64>(t.steps[k]);
+        if (!t.row_steps[k])
+            continue;
+        steps[0] += t.made;
+        if (t.is_all)
+            steps[1] = steps[0];
+    }
+}
+
+/* The rows of a list have all their variable's steps. */
+template <typename U>
+__device__ __forceinline__ void run_count_rows(const rmsprop_idle_rows &t)
+{
+    if (is_stopped(t.s))
+        return;
+    const Occurrence<U> *occurrences = at<const Occurrence<U> >(t.occurrences);
+    const i64 n = t.start[t.n];
+    const i64 stride = (i64)gridDim.x * RMSPROP_THREADS;
+    for (i64 i = (i64)blockIdx.x * RMSPROP_THREADS + threadIdx.x; i < n; i += stride) {
+        const int k = owner(t.start, t.n, i);
+        if (t.row_steps[k])
+            at<i64>(t.row_steps[k])[(u64)occurrences[i].row - t.base[k]] =
+                *at<const i64>(t.steps[k]);
+    }
+}
+
 /* --- Norms ------------------------------------------------------------------------- */
 
+/* The elements of one block of 4,096 of a gradient. */
+template <typename T> struct Block {
+    int k;  /* the gradient's entry */
+    const T *grad;
+    int n;
+};
+
+template <typename T>
+__device__ __forceinline__ Block<T> block_of(const rmsprop_gradients &t, u32 block)
+{
+    const int k = owner(t.first, t.n, block);
+    const i64 begin = (i64)(block - t.first[k]) * RMSPROP_NORM_BLOCK;
+    const i64 rest = t.size[k] - begin;
+    const Block<T> b = {k, at<const T>(t.grad[k]) + begin,
+                        (int)(rest < RMSPROP_NORM_BLOCK ? rest : RMSPROP_NORM_BLOCK)};
+    return b;
+}
+
 /* A warp sums the squares of a block of 4,096: lane j those congruent to j mod 32. */
-template <typename T> __device__ __forceinline__ void run_norm_blocks(const rmsprop_norms &t)
+template <typename T>
+__device__ __forceinline__ void run_norm_blocks(const rmsprop_gradients &t)
 {
     const int lane = threadIdx.x % 32;
     const u32 stride = gridDim.x * WARPS;
     for (u32 block = blockIdx.x * WARPS + threadIdx.x / 32; block < t.first[t.n];
          block += stride) {
-        const int k = owner(t.first, t.n, block);
-        const i64 begin = (i64)(block - t.first[k]) * RMSPROP_NORM_BLOCK;
-        const i64 rest = t.size[k] - begin;
-        const int n = (int)(rest < RMSPROP_NORM_BLOCK ? rest : RMSPROP_NORM_BLOCK);
-        const T *grad = at<const T>(t.grad[k]) + begin;
+        const Block<T> b = block_of<T>(t, block);
         double sum = 0;
 #pragma unroll 8
-        for (int i = lane; i < n; i += 32) {
-            const double x = grad[i];
+        for (int i = lane; i < b.n; i += 32) {
+            const double x = b.grad[i];
             sum += x * x;
         }
         for (int reach = 16; reach > 0; reach /= 2)
@@ -717,7 +899,7 @@ template <typename T> __device__ __forceinline__ void run_norm_blocks(const rmsp
 }
 
 /* A warp adds one gradient's block sums in order, 32 loaded at a time. */
-__device__ __forceinline__ void run_norm_squares(const rmsprop_norms &t)
+__device__ __forceinline__ void run_norm_squares(const rmsprop_gradients &t)
 {
     const int lane = threadIdx.x % 32;
     const double *sums = at<const double>(t.sums);
@@ -759,6 +941,74 @@ __device__ __forceinline__ void run_norm_scales(const rmsprop_norm_scales &t)
             norm_scale(t.is_global ? total : squares[k], t.norm, t.factor);
 }
 
+/* --- Gradients that are not finite ------------------------------------------------- */
+
+/* Infinity less itself is no number, as no number is. */
+template <typename T> __device__ __forceinline__ bool is_finite(T x)
+{
+    return x - x == 0;
+}
+
+/* A warp looks at a block of 4,096. Where the sum of its squares is known and finite, so
+ * is the gradient. */
+template <typename T>
+__device__ __forceinline__ void run_nonfinite(const rmsprop_gradients &t)
+{
+    const int lane = threadIdx.x % 32;
+    const u32 stride = gridDim.x * WARPS;
+    for (u32 block = blockIdx.x * WARPS + threadIdx.x / 32; block < t.first[t.n];
+         block += stride) {
+        const Block<T> b = block_of<T>(t, block);
+        if (t.squares && is_finite(at<const double>(t.squares)[t.scale[b.k]]))
+            continue;
+        int count = 0;
+#pragma unroll 8
+        for (int i = lane; i < b.n; i += 32)
+            count += !is_finite(b.grad[i]);
+        if (count) {
+            rmsprop_nonfinite *bad =
+                at<rmsprop_nonfinite>(t.nonfinite) + t.scale[b.k];
+            atomicAdd(&bad->count, (u64)count);  /* of integers: any order will do */
+            bad->size = t.size[b.k];
+            bad->pair = t.pair[b.k];
+            bad->variable = t.variable[b.k];
+            *at<int>(t.any) = 1;
+        }
+    }
+}
+
+/* One thread. A step that is left out sees `any`; one that is refused stops all. */
+__device__ __forceinline__ void run_judge(const rmsprop_verdict &t)
+{
+    if (threadIdx.x != 0 || *at<const int>(t.any) == 0)
+        return;
+    volatile rmsprop_fault *fault = (volatile rmsprop_fault *)t.fault;
+    if (t.skips) {
+        if (*at<const int>(t.stop) == 0)
+            fault->skipped[t.iterations < 0] += 1;
+        return;
+    }
+    if (atomicCAS(at<int>(t.stop), 0, 1) != 0)
+        return;
+    const rmsprop_nonfinite *all = at<const rmsprop_nonfinite>(t.nonfinite);
+    int n_bad = 0;
+    for (i64 k = 0; k < t.n; ++k) {
+        if (all[k].count == 0)
+            continue;
+        if (n_bad < RMSPROP_MAX_REPORTED) {
+            fault->bad[n_bad].count = all[k].count;
+            fault->bad[n_bad].size = all[k].size;
+            fault->bad[n_bad].pair = all[k].pair;
+            fault->bad[n_bad].variable = all[k].variable;
+        }
+        ++n_bad;
+    }
+    fault->n_bad = n_bad;
+    fault->iterations = t.iterations;
+    __threadfence_system();
+    fault->found = RMSPROP_NONFINITE_FOUND;
+}
+
 /* --- Kernels ----------------------------------------------------------------------- */
 
 /* The tests define KERNEL beforehand, to list the kernels and to call them. */
@@ -781,16 +1031,30 @@ __device__ __forceinline__ void run_norm_scales(const rmsprop_norm_scales &t)
     {                                                                                    \
         run_dense<T, W, Clipped<T, 1>, Clipped<T, W> >(t);                               \
     }                                                                                    \
-    KERNEL(norm_blocks_##suffix, rmsprop_norms) { run_norm_blocks<T>(t); }
-#define NORM_KERNELS()                                                                   \
-    KERNEL(norm_squares, rmsprop_norms) { run_norm_squares(t); }                         \
-    KERNEL(norm_factors, rmsprop_norm_scales) { run_norm_scales(t); }
+    KERNEL(norm_blocks_##suffix, rmsprop_gradients) { run_norm_blocks<T>(t); }           \
+    KERNEL(nonfinite_##suffix, rmsprop_gradients) { run_nonfinite<T>(t); }
+#define UNTYPED_KERNELS()                                                                \
+    KERNEL(norm_squares, rmsprop_gradients) { run_norm_squares(t); }                     \
+    KERNEL(norm_factors, rmsprop_norm_scales) { run_norm_scales(t); }                    \
+    KERNEL(judge, rmsprop_verdict) { run_judge(t); }                                     \
+    KERNEL(count_steps, rmsprop_idle_rows) { run_count_steps(t); }
 #define ROWS_KERNELS(wide, U, suffix, T, W, V)                                           \
     KERNEL(rows##wide##_##suffix##_##V, rmsprop_rows) { run_rows<T, U, V, W>(t); }
 #define PARTIAL_KERNELS(wide, U, suffix, T, W)                                           \
     KERNEL(partial##wide##_##suffix, rmsprop_rows) { run_partial<T, U, W>(t); }
-#define SORT_KERNELS(wide, U)                                                            \
+#define CATCH_UP_ROWS_KERNELS(wide, U, suffix, T, W, V)                                  \
+    KERNEL(catch_up_rows##wide##_##suffix##_##V, rmsprop_idle_rows)                      \
+    {                                                                                    \
+        run_catch_up_rows<T, U, V, W>(t);                                                \
+    }
+#define CATCH_UP_ALL_KERNELS(suffix, T, W, V)                                            \
+    KERNEL(catch_up_all_##suffix##_##V, rmsprop_idle_rows)                               \
+    {                                                                                    \
+        run_catch_up_all<T, V, W>(t);                                                    \
+    }
+#define LIST_KERNELS(wide, U)                                                            \
     KERNEL(keys##wide, rmsprop_rows) { run_keys<U>(t); }                                 \
+    KERNEL(count_rows##wide, rmsprop_idle_rows) { run_count_rows<U>(t); }                \
     KERNEL(sort_all##wide, rmsprop_sort) { run_sort_all<U>(t); }                         \
     KERNEL(sort_count##wide, rmsprop_sort) { run_sort_count<U>(t); }                     \
     KERNEL(sort_scan##wide, rmsprop_sort) { run_sort_scan<U>(t); }                       \

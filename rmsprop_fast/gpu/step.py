@@ -4,135 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from rmsprop_fast import backends, validation
 from rmsprop_fast.cpu import _step
 from rmsprop_fast.gpu import compiler
-from rmsprop_fast.gpu._plan import DIGITS, THREADS, Plan, SortPass, norm_factors
+from rmsprop_fast.gpu._plan import IDLE_BITS, NONFINITE_FOUND, Plan
 from rmsprop_fast.gpu.device import Arena, Device, Launch
+from rmsprop_fast.gpu.launches import (
+    Bounds,
+    Gradients,
+    Group,
+    IdleRows,
+    Rows,
+    suffix_of,
+)
 from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.slots import Slots
 
 __all__ = ["DeviceStep"]
-
-WARPS = THREADS // 32
-WIDE_FROM = 2**32  # occurrences or rows; from here on they are counted in 64 bits
-
-Group = tuple[int, int, bool, int]  # device, turn, is it row-sparse, is it float64
-
-
-class Bounds(NamedTuple):
-    """What multiplies raw gradients, and the norms that bound them then."""
-
-    factor: float
-    clipnorm: float
-    global_clipnorm: float
-
-    @property
-    def is_norm(self) -> bool:
-        return self.clipnorm < math.inf or self.global_clipnorm < math.inf
-
-
-def _suffix(is_double: int) -> str:
-    return "f64" if is_double else "f32"
-
-
-class _Norms:
-    """The norms of a device's gradients, as factors of each."""
-
-    def __init__(self, plan: Plan, number: int, bounds: Bounds) -> None:
-        self.plan = plan
-        self.number = number
-        self.bounds = bounds
-        self.n, self.n_blocks = plan.count(number)
-
-    def take(self, arena: Arena) -> None:
-        """Reserve the blocks' sums, the gradients' squares and their factors."""
-        self.sums = arena.take(8 * self.n_blocks)
-        self.squares = arena.take(8 * self.n)
-        self.factors = arena.take(8 * self.n)
-
-    def launches(self, device: Device, scratch: int) -> Iterator[Launch]:
-        """Yield what fills the factors."""
-        sums, squares = scratch + self.sums, scratch + self.squares
-        for is_double in (0, 1):
-            start = 0
-            while start >= 0:
-                table, start, n, n_blocks = self.plan.fill_norms(
-                    self.number, is_double, start, sums, squares
-                )
-                sums += 8 * n_blocks
-                if n_blocks:
-                    name = f"norm_blocks_{_suffix(is_double)}"
-                    yield device.launch(name, table, n_blocks, WARPS)
-                if n:
-                    yield device.launch("norm_squares", table, n, WARPS)
-        is_global = self.bounds.clipnorm == math.inf
-        parameter = norm_factors(
-            squares,
-            scratch + self.factors,
-            self.n,
-            self.bounds.factor,
-            self.bounds.global_clipnorm if is_global else self.bounds.clipnorm,
-            is_global,
-        )
-        yield device.launch_blocks("norm_factors", parameter, 1)
-
-
-class _Rows:
-    """The row-sparse updates of one table."""
-
-    def __init__(self, plan: Plan, group: Group, start: int) -> None:
-        filled = plan.fill_rows(group, start)
-        self.table, self.next, self.n, n_keys, self.n_partial = filled[:5]
-        self.chunks, self.run_chunks = filled[5:]
-        is_wide = self.n >= WIDE_FROM or n_keys > WIDE_FROM
-        self.plan = plan
-        self.group = group
-        self.wide = "_wide" if is_wide else ""
-        self.sort = SortPass(self.n, n_keys, is_wide)
-
-    def take(self, arena: Arena) -> None:
-        """Reserve the sort's lists and counts, and the sums of runs."""
-        self.lists = arena.take(self.sort.n_bytes)
-        self.partial = arena.take(self.n_partial)
-
-    def keys(self, device: Device, scratch: int, iterations: int) -> Launch:
-        """Return the launch that copies and checks the rows."""
-        self.lists += scratch
-        self.plan.place_rows(
-            self.table,
-            scratch + self.partial,
-            self.lists,
-            device.fault.address,
-            iterations,
-        )
-        return device.launch(f"keys{self.wide}", self.table.array, self.n, THREADS)
-
-    def updates(self, device: Device, variant: int) -> Iterator[Launch]:
-        """Yield what sorts, sums and updates."""
-        yield from self._sorting(device)
-        suffix = _suffix(self.group[3])
-        table = self.plan.read_rows(self.table, self.sort.result(self.lists))
-        if self.run_chunks:
-            name = f"partial{self.wide}_{suffix}"
-            yield device.launch(name, table, self.run_chunks, 1)
-        name = f"rows{self.wide}_{suffix}_{variant}"
-        yield device.launch(name, table, self.chunks, 1)
-
-    def _sorting(self, device: Device) -> Iterator[Launch]:
-        sort = self.sort
-        if sort.n_tiles == 1:
-            parameter = sort.parameter(self.lists, 0)
-            yield device.launch_blocks(f"sort_all{self.wide}", parameter, 1)
-            return
-        parts = ("count", sort.n_tiles), ("scan", DIGITS), ("scatter", sort.n_tiles)
-        for k in range(sort.n_passes):
-            parameter = sort.parameter(self.lists, k)
-            for part, n_blocks in parts:
-                name = f"sort_{part}{self.wide}"
-                yield device.launch_blocks(name, parameter, n_blocks)
 
 
 class DeviceStep:
@@ -154,6 +44,7 @@ class DeviceStep:
         import cupy
 
         self.host = host
+        self._slots = slots
         self._iterations = slots.iterations
         self._plan = Plan(slots.by_key, slots.extents, silent, cupy.ndarray)
         self._devices: dict[int, Device] = {}
@@ -172,7 +63,7 @@ class DeviceStep:
         """Note variable `index` and its slots; again when it gets a slot."""
         if backends.is_on_device(var):
             self.host.hold_place(index)
-            self._plan.bind(index, var, rms, momentum, mg, decays)
+            self._plan.bind(index, var, rms, momentum, mg, steps, row_steps, decays)
         else:
             self.host.bind(index, var, rms, momentum, mg, steps, row_steps, decays)
 
@@ -185,8 +76,12 @@ class DeviceStep:
     def compile(self, variant: int) -> None:
         """Compile or load the dense kernels of the bound variables."""
         for number, is_double in self._plan.dtypes:
+            suffix = suffix_of(is_double)
             with self._device(number).current():
-                compiler.kernel(f"dense_{_suffix(is_double)}_{variant}")
+                compiler.kernel(f"dense_{suffix}_{variant}")
+                if self._slots.counts_rows:
+                    compiler.kernel(f"catch_up_all_{suffix}_{variant & IDLE_BITS}")
+                    compiler.kernel("count_steps")
 
     # --- What devices found -----------------------------------------------------------
 
@@ -196,13 +91,38 @@ class DeviceStep:
             device.wait()
         self._raise_found()
 
-    def _raise_found(self) -> None:
+    def see_skipped(self) -> None:
+        """Take back the count of the steps that devices are known to have left out."""
         for device in self._devices.values():
-            if device.fault.is_found:
-                pair, row, position, n_rows, iterations = device.clear()
-                if iterations >= 0:  # the steps since then did nothing here
-                    self._iterations[()] = iterations
-                validation.row_found(device.number, pair, row, position, n_rows)
+            of_calls, of_graphs = device.see_skipped()
+            self._iterations -= of_calls  # a replay was not counted
+            self._slots.skipped_steps += of_calls + of_graphs
+
+    def _raise_found(self) -> None:
+        self.see_skipped()
+        for device in self._devices.values():
+            fault = device.fault
+            if not fault.found:
+                continue
+            device.clear_stop()
+            self.see_skipped()
+            if fault.iterations >= 0:  # the steps since then did nothing here
+                self._iterations[()] = fault.iterations - device.skipped[0]
+            found, row, nonfinite = fault.found, fault.row, fault.nonfinite
+            fault.forget()
+            if found == NONFINITE_FOUND:
+                shapes = [shape for shape, _ in self._slots.specs]
+                validation.nonfinite_found(device.number, *nonfinite, shapes)
+            validation.row_found(device.number, *row)
+
+    def _count(self, device: Device) -> int:
+        """Return what a device reports as the iterations before this step.
+
+        That is with those that it has left out: the host may not know of all yet.
+        """
+        if device.is_capturing():
+            return -1
+        return int(self._iterations) + device.skipped[0]
 
     # --- The step ---------------------------------------------------------------------
 
@@ -221,12 +141,12 @@ class DeviceStep:
         num_threads: int | None = None,
         overlaps_checked: bool = False,
         weight_decay: float = 0.0,
-        check_finite: bool = False,
+        check_finite: bool | str = False,
     ) -> int:
         """Update every variable once and return the new count of iterations.
 
         Returns REFUSED, with nothing changed, when any rule is broken or a variable is
-        new; NOT_FINITE as the host's step, which alone can look for that.
+        new, and NOT_FINITE as the host's step: devices tell of that later.
         Parameters as those of `cpu._step.Step.update`; `lr` may be on a device.
         """
         self._raise_found()
@@ -236,9 +156,7 @@ class DeviceStep:
         host_pairs, groups = plan.host_pairs, plan.groups
         numbers = list(dict.fromkeys(group[0] for group in groups))
         places = len(numbers) + bool(host_pairs)
-        if places > 1 and global_clipnorm < math.inf:
-            return _step.REFUSED
-        if groups and check_finite:
+        if places > 1 and (global_clipnorm < math.inf or check_finite is not False):
             return _step.REFUSED
         if isinstance(lr, DeviceScalar):
             if host_pairs or numbers != [lr.device]:
@@ -260,10 +178,12 @@ class DeviceStep:
             address,
             is_f32,
         )
+        if groups and self._slots.counts_rows:
+            plan.set_idle(rho, momentum)
         bounds = Bounds(grad_factor, clipnorm, global_clipnorm)
         # Whatever can fail comes before the first array changes.
         ready = [
-            (device, self._prepare(device, groups, variant, bounds))
+            (device, *self._prepare(device, variant, bounds, check_finite))
             for device in map(self._device, numbers)
         ]
         if host_pairs:
@@ -276,64 +196,155 @@ class DeviceStep:
                 return done
         else:
             self._iterations += 1
-        for device, (launches, _scratch) in ready:
+        self._launch(ready)
+        return int(self._iterations)
+
+    def _launch(self, ready: list[tuple[Device, list[Launch], Any]]) -> None:
+        """Launch what was prepared; its scratch goes back to the pool after this."""
+        for device, launches, _scratch in ready:
             with device.current():
                 for launch in launches:
                     launch()
-        return int(self._iterations)
 
     def _prepare(
-        self, device: Device, groups: list[Group], variant: int, bounds: Bounds
+        self, device: Device, variant: int, bounds: Bounds, check_finite: bool | str
     ) -> tuple[list[Launch], Any]:
         """Return a device's launches in order, and the scratch that they need."""
-        plan, number = self._plan, device.number
-        own = sorted(group for group in groups if group[0] == number)
-        rows = {group: list(self._rows(group)) for group in own if group[2]}
+        plan, skips = self._plan, check_finite == "skip"
+        rows = self._rows(device)
         tables = [each for group in rows.values() for each in group]
         with device.current():
-            norms = _Norms(plan, number, bounds) if bounds.is_norm else None
-            scratch, base = self._scratch(
-                device, [*tables, *([norms] if norms else [])]
+            gradients = Gradients(
+                plan, device.number, bounds, check_finite is not False
             )
-            plan.use(base + norms.factors if norms else 0, device.stop.data.ptr)
-            iterations = -1 if device.is_capturing() else int(self._iterations)
-            # Every row is checked before any variable changes.
-            launches = [each.keys(device, base, iterations) for each in tables]
-            if norms:
-                launches += norms.launches(device, base)
-            for group in own:
-                if group[2]:
-                    for each in rows[group]:
-                        launches += each.updates(device, variant)
-                else:
-                    launches += self._dense(device, group, variant)
+            scratch = self._scratch(device, [*tables, gradients])
+            plan.use(
+                device.stop.data.ptr, gradients.factors, gradients.any if skips else 0
+            )
+            count = self._count(device)
+            # Everything is checked before any variable changes.
+            launches = [
+                launch for each in tables for launch in each.keys(device, count)
+            ]
+            launches += gradients.launches(device, scratch, count, skips)
+            for group, own in rows.items():
+                launches += (
+                    self._row_updates(device, own, variant)
+                    if group[2]
+                    else self._dense_updates(device, group, variant)
+                )
         return launches, scratch
 
-    def _scratch(self, device: Device, parts: list[Any]) -> tuple[Any, int]:
-        """Return memory for all parts and its address; they keep their offsets."""
+    def _scratch(self, device: Device, parts: list[Any]) -> Any:
+        """Return memory for all parts, which know then where their own lies."""
         arena = Arena()
         for part in parts:
             part.take(arena)
-        if arena.n_bytes == 0:
-            return None, 0
-        memory = device.allocate(arena.n_bytes)
-        return memory, memory.ptr
+        memory = device.allocate(arena.n_bytes) if arena.n_bytes else None
+        for part in parts:
+            part.place(memory.ptr if memory else 0)
+        return memory
 
-    def _rows(self, group: Group) -> Iterator[_Rows]:
+    def _rows(self, device: Device) -> dict[Group, list[Rows]]:
+        """Return a device's groups in order; row-sparse ones with their tables."""
+        own = sorted(group for group in self._plan.groups if group[0] == device.number)
+        return {group: list(self._tables(group)) if group[2] else [] for group in own}
+
+    def _tables(self, group: Group) -> Iterator[Rows]:
         start = 0
         while start >= 0:
-            rows = _Rows(self._plan, group, start)
+            rows = Rows(self._plan, group, start)
             start = rows.next
-            if rows.n:
+            if rows.n or self._slots.counts_rows:
                 yield rows
+
+    def _row_updates(
+        self, device: Device, tables: list[Rows], variant: int
+    ) -> Iterator[Launch]:
+        for each in tables:
+            yield from each.sorting(device)
+            if not self._slots.counts_rows:
+                yield from each.updating(device, variant)
+                continue
+            idle = each.idle(made=1)
+            yield from each.catching_up(device, idle, variant)
+            yield from each.updating(device, variant)
+            yield from each.counting(device, idle, made=1)
+
+    def _dense_updates(
+        self, device: Device, group: Group, variant: int
+    ) -> Iterator[Launch]:
+        if not self._slots.counts_rows:
+            yield from self._dense(device, group, variant)
+            return
+        idle = IdleRows(self._plan, group, made=1)
+        yield from idle.catching_up(device, variant)
+        yield from self._dense(device, group, variant)
+        yield from idle.counting(device)
 
     def _dense(self, device: Device, group: Group, variant: int) -> Iterator[Launch]:
         start = 0
         while start >= 0:
             table, start, chunks = self._plan.fill_dense(group, start)
             if chunks:
-                name = f"dense_{_suffix(group[3])}_{variant}"
+                name = f"dense_{suffix_of(group[3])}_{variant}"
                 yield device.launch(name, table, chunks, 1)
+
+    # --- Rows that missed steps -------------------------------------------------------
+
+    def catch_up(
+        self,
+        indices: list[int],
+        rows: Any,
+        variant: int,
+        rho: float,
+        momentum: float,
+        num_threads: int | None = None,
+    ) -> bool:
+        """Make up for the steps that rows have missed.
+
+        Parameters as those of `cpu._step.Step.catch_up`; `rows` lie where their
+        variable does. Returns whether they were in range, as far as the host can see.
+        """
+        self._raise_found()
+        if not backends.is_on_device(rows):
+            if not self.host.catch_up(
+                indices, rows, variant, rho, momentum, num_threads
+            ):
+                return False
+            if rows is not None:
+                return True
+        plan = self._plan
+        plan.collect_idle(indices, rows)
+        plan.set_idle(rho, momentum)
+        self._launch(
+            [
+                (device, *self._prepare_idle(device, variant))
+                for device in map(self._device, sorted({g[0] for g in plan.groups}))
+            ]
+        )
+        return True
+
+    def _prepare_idle(self, device: Device, variant: int) -> tuple[list[Launch], Any]:
+        """Return a device's launches in order, and the scratch that they need."""
+        groups = self._rows(device)
+        with device.current():
+            tables = [each for own in groups.values() for each in own]
+            scratch = self._scratch(device, tables)
+            self._plan.use(device.stop.data.ptr)
+            launches: list[Launch] = []
+            for group, own in groups.items():
+                for rows in own:
+                    launches += rows.keys(device, self._count(device))
+                    launches += rows.sorting(device)
+                    idle = rows.idle(made=0)
+                    launches += rows.catching_up(device, idle, variant)
+                    launches += rows.counting(device, idle, made=0)
+                if not group[2]:
+                    every = IdleRows(self._plan, group, made=0)
+                    launches += every.catching_up(device, variant)
+                    launches += every.counting(device)
+        return launches, scratch
 
     # --- Gradients --------------------------------------------------------------------
 
@@ -391,16 +402,15 @@ class DeviceStep:
         plan.collect_gradients(grads)
         plan.set_scalars(0, 0, 0, 0, 0, bounds.factor, clipvalue)
         with device.current():
-            norms = _Norms(plan, number, bounds) if bounds.is_norm else None
-            _kept, base = self._scratch(device, [norms] if norms else [])
-            plan.use(base + norms.factors if norms else 0, device.stop.data.ptr)
-            launches = list(norms.launches(device, base)) if norms else []
+            gradients = Gradients(plan, number, bounds)
+            scratch = self._scratch(device, [gradients])
+            plan.use(device.stop.data.ptr, gradients.factors)
+            launches = list(gradients.launches(device, scratch, -1, False))
             for is_double in (0, 1):
                 start = 0
                 while start >= 0:
                     table, start, chunks = plan.fill_take(new, number, is_double, start)
                     if chunks:
-                        name = f"take_{_suffix(is_double)}"
+                        name = f"take_{suffix_of(is_double)}"
                         launches.append(device.launch(name, table, chunks, 1))
-            for launch in launches:
-                launch()
+        self._launch([(device, launches, scratch)])

@@ -28,15 +28,17 @@ INTEGERS = ",u32", "_wide,u64"
 
 def all_kernels() -> list[str]:
     """Return every line of kernels that the host may ask for."""
-    lines = ["NORM_KERNELS()"]
+    lines = ["UNTYPED_KERNELS()"]
     for real in REALS:
         lines.append(f"GRADIENT_KERNELS({real})")
         lines += [f"DENSE_KERNELS({real},{v})" for v in range(8)]
+        lines += [f"CATCH_UP_ALL_KERNELS({real},{v})" for v in range(4)]
     for integers in INTEGERS:
-        lines.append(f"SORT_KERNELS({integers})")
+        lines.append(f"LIST_KERNELS({integers})")
         for real in REALS:
             lines.append(f"PARTIAL_KERNELS({integers},{real})")
             lines += [f"ROWS_KERNELS({integers},{real},{v})" for v in range(8)]
+            lines += [f"CATCH_UP_ROWS_KERNELS({integers},{real},{v})" for v in range(4)]
     return lines
 
 

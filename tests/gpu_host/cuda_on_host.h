@@ -82,6 +82,13 @@ inline int atomicCAS(int *address, int compare, int value)
     return before;
 }
 
+inline unsigned long long atomicAdd(unsigned long long *address, unsigned long long value)
+{
+    const unsigned long long before = *address;
+    *address += value;
+    return before;
+}
+
 #define KERNEL(name, parameters)                                                          \
     static void run_kernel_##name(const parameters &t);                                   \
     static host::Registered registered_##name(                                            \

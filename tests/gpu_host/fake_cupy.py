@@ -104,6 +104,9 @@ class MemoryPointer:
         self.ptr = mem.ptr + offset if mem else 0
         self.device_id = mem.device if mem else device_id
 
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
+
     def memset_async(self, value: int, size: int, stream: Any = None) -> None:
         machine, address = self.mem.machine, self.ptr
         machine.enqueue(lambda: ctypes.memset(address, value, size))

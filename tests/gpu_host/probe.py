@@ -17,7 +17,7 @@ import numpy as np
 from gpu_host import build, fake_cupy
 
 from rmsprop_fast import IndexedSlices, RMSprop
-from rmsprop_fast.gpu import step
+from rmsprop_fast.gpu import launches
 
 SIZES = 1, 3, 70, 255, 1025, 8193, 0
 # Rows, width, occurrences: several tiles, duplicates, hot rows, whole packs, none.
@@ -82,6 +82,59 @@ def ignores_bad_rows(cupy: ModuleType) -> bool:
     return True
 
 
+def catches_up_otherwise(cupy: ModuleType, offset: int) -> bool:
+    """Return whether rows catch up to other bits than the host's."""
+    rng = np.random.default_rng(8)
+    variables, grads = make(rng, np.float32, TABLES[1:])
+    variables.append(rng.standard_normal((2, 9000)).astype(np.float32))
+    grads.append(IndexedSlices(np.ones((1, 9000), np.float32), np.array([1])))
+    ours = [move(cupy, var, offset) for var in variables]
+    opt, twin = (
+        RMSprop(0.01, centered=True, momentum=0.9, catch_up=True) for _ in range(2)
+    )
+    for t in range(4):
+        if t:  # few rows
+            grads = [
+                IndexedSlices(grad.values[:3], grad.indices[:3])
+                if isinstance(grad, IndexedSlices)
+                else grad
+                for grad in grads
+            ]
+        twin.apply_gradients(zip(grads, variables, strict=True))
+        moved = [move(cupy, grad, offset) for grad in grads]
+        opt.apply_gradients(zip(moved, ours, strict=True))
+        if t == 2:
+            hot = np.array([7, 7, 8, 7])
+            twin.catch_up(variables[len(SIZES)], hot)
+            opt.catch_up(ours[len(SIZES)], cupy.asarray(hot))
+    for _ in range(2):  # the second time there is nothing to do
+        twin.catch_up()
+        opt.catch_up()
+    arrays = [*[var.get() for var in ours], *opt.get_weights()]
+    expected = [*variables, *twin.get_weights()]
+    return any(
+        a.tobytes() != b.tobytes() for a, b in zip(arrays, expected, strict=True)
+    )
+
+
+def misses_bad_elements(cupy: ModuleType) -> bool:
+    """Return whether a step is made that has an element that is not finite."""
+    for bad in np.nan, np.inf:
+        for check in True, "skip":
+            var = cupy.asarray(np.ones(4097, np.float32))
+            grad = np.ones(4097, np.float32)
+            grad[4096] = bad
+            opt = RMSprop(centered=True, momentum=0.5, check_finite=check)
+            opt.apply_gradients([(cupy.asarray(grad), var)])
+            try:
+                opt.check()
+            except FloatingPointError:
+                check = "skip"  # as good as that
+            if check is True or (var.get() != 1).any() or opt.iterations != 0:
+                return True
+    return False
+
+
 def main(path: str) -> int:
     library = build.Library(Path(path))
     cupy = fake_cupy.make(library)
@@ -95,15 +148,19 @@ def main(path: str) -> int:
     kinds = [(np.float32, 2**32)]
     if has_f64:
         kinds += [(np.float64, 2**32), (np.float32, 0), (np.float64, 0)]
-    for dtype, step.WIDE_FROM in kinds:
+    for dtype, launches.WIDE_FROM in kinds:
         for offset, options, order in (0, norms[0], "random"), (1, norms[1], "reverse"):
             library.set_order(order, 3)
             # Several tiles are a sort of the same kind: long, and so once.
             tables = TABLES if (dtype, offset) == (np.float32, 0) else TABLES[1:]
             if differs(cupy, dtype, tables, options, offset):
-                failures.append((dtype.__name__, offset, step.WIDE_FROM))
+                failures.append((dtype.__name__, offset, launches.WIDE_FROM))
     if ignores_bad_rows(cupy):
         failures.append("bad rows")
+    if catches_up_otherwise(cupy, 0) or catches_up_otherwise(cupy, 1):
+        failures.append("rows that catch up")
+    if misses_bad_elements(cupy):
+        failures.append("bad elements")
     if failures:
         print(*failures, sep="\n")
     return int(bool(failures))

@@ -66,6 +66,27 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
     {                                                                                   \
         const rmsprop_coef_##T c = COEF(T, scalars);                                    \
         EACH_VARIANT(ROWS_##T)                                                          \
+    }                                                                                   \
+                                                                                        \
+    DOOR ptrdiff_t catch_up_##T(REAL *param, const REAL *grad, REAL *rms, REAL *mg,     \
+                                REAL *mom, ptrdiff_t n, ptrdiff_t steps,                \
+                                const double *scalars, int variant);                    \
+    DOOR ptrdiff_t catch_up_##T(REAL *param, const REAL *grad, REAL *rms, REAL *mg,     \
+                                REAL *mom, ptrdiff_t n, ptrdiff_t steps,                \
+                                const double *scalars, int variant)                     \
+    {                                                                                   \
+        const rmsprop_coef_##T c = COEF(T, scalars);                                    \
+        rmsprop_idle_##T powers[63];                                                    \
+        ptrdiff_t i;                                                                    \
+        rmsprop_idle_powers_##T(powers, c, (unsigned long long)steps);                  \
+        (void)grad;                                                                     \
+        for (i = 0; i < n; i++)                                                         \
+            rmsprop_catch_up_##T(                                                       \
+                &param[i], &rms[i], variant & CENTERED ? &mg[i] : NULL,                 \
+                variant & MOMENTUM ? &mom[i] : NULL,                                    \
+                rmsprop_idle_steps_##T(powers, (unsigned long long)steps),              \
+                variant & CENTERED, variant & MOMENTUM);                                \
+        return -1;                                                                      \
     }
 
 #define DENSE(T, centered, momentum, eps_in_sqrt)                                       \

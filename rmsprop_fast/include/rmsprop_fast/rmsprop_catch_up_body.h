@@ -35,8 +35,11 @@ RMSPROP_INLINE void RMSPROP_NAME(idle_powers)(RMSPROP_NAME(idle) *powers,
                                               RMSPROP_NAME(coef) c,
                                               unsigned long long most_steps)
 {
-    powers->rho = (double)c.rho;
-    powers->momentum = powers->reach = (double)c.momentum;
+    /* volatile, or else GCC 12 loses the rounding of c: where two neighbours go from
+     * double to float and back it vectorises the way, and then takes it for none. */
+    const volatile RMSPROP_REAL rho = c.rho, momentum = c.momentum;
+    powers->rho = (double)rho;
+    powers->momentum = powers->reach = (double)momentum;
     while ((most_steps >>= 1) != 0) {
         powers[1] = RMSPROP_NAME(idle_then)(powers[0], powers[0]);
         ++powers;

@@ -1,0 +1,69 @@
+"""Where a test's arrays lie: what it makes with NumPy is put there, and got back."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rmsprop_fast import IndexedSlices
+
+
+class Host:
+    """NumPy's own arrays."""
+
+    def __call__(self, host: Any) -> Any:
+        """Return a copy."""
+        return np.array(host)
+
+    def grad(self, grad: Any) -> Any:
+        """Return a gradient of either kind."""
+        return grad
+
+    def get(self, array: Any) -> np.ndarray:
+        """Return the elements."""
+        return array
+
+
+class OnDevice:
+    """Arrays of CuPy's, or of what stands for it."""
+
+    def __init__(self, cupy: ModuleType) -> None:
+        self.cupy = cupy
+
+    @property
+    def is_fake(self) -> bool:
+        return hasattr(self.cupy, "machine")
+
+    def __call__(self, host: Any, offset: int = 0, device: int = 0) -> Any:
+        """Return a copy on a device, `offset` elements after an aligned address."""
+        host = np.asarray(host)
+        with self.cupy.cuda.Device(device):
+            shifted = np.concatenate([np.zeros(offset, host.dtype), host.ravel()])
+            return self.cupy.asarray(shifted)[offset:].reshape(host.shape)
+
+    def grad(self, grad: Any, offset: int = 0, device: int = 0) -> Any:
+        """Return a gradient of either kind on a device."""
+        if not isinstance(grad, IndexedSlices):
+            return self(grad, offset, device)
+        values = self(grad.values, offset, device)
+        indices = self(grad.indices, 0, device)
+        return IndexedSlices(values, indices, grad.dense_shape)
+
+    def get(self, array: Any) -> np.ndarray:
+        """Return a copy on the host."""
+        return array.get()
+
+
+def real_cupy() -> ModuleType:
+    """Return CuPy where it has a device, or skip."""
+    cupy = pytest.importorskip("cupy", reason="needs CuPy: the extra cupy")
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"needs a CUDA device: {error}")
+    if count == 0:
+        pytest.skip("needs a CUDA device: there is none")
+    return cupy

@@ -1,0 +1,422 @@
+"""`catch_up` and `check_finite` on devices: the host's bits, told of later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from places import OnDevice
+from test_gpu import (
+    FULL,
+    OPTIONS,
+    TABLES,
+    assert_device_equals_host,
+    assert_same_bits,
+    make_step,
+    rows_of,
+    wide_range,
+)
+
+from rmsprop_fast import IndexedSlices, RMSprop
+from rmsprop_fast.gpu import launches
+
+# --- Rows that catch up ---------------------------------------------------------------
+
+
+class Twins:
+    """The same variables and steps on a device and on the host."""
+
+    def __init__(
+        self, xp: OnDevice, variables: list[Any], offset: int = 0, **options: Any
+    ) -> None:
+        self.xp, self.offset = xp, offset
+        self.host = [var.copy() for var in variables]
+        self.device = [xp(var, offset) for var in variables]
+        self.opt, self.twin = RMSprop(**options), RMSprop(**options)
+
+    def step(self, grads: list[Any], chosen: Any = None) -> None:
+        chosen = range(len(self.host)) if chosen is None else chosen
+        self.twin.apply_gradients(
+            [(g, self.host[k]) for g, k in zip(grads, chosen, strict=True)]
+        )
+        moved = [self.xp.grad(grad, self.offset) for grad in grads]
+        self.opt.apply_gradients(
+            [(g, self.device[k]) for g, k in zip(moved, chosen, strict=True)]
+        )
+
+    def catch_up(self, k: int | None = None, rows: Any = None) -> None:
+        if k is None:
+            self.twin.catch_up()
+            self.opt.catch_up()
+        else:
+            self.twin.catch_up(self.host[k], rows)
+            moved = None if rows is None else self.xp(rows)
+            self.opt.catch_up(self.device[k], moved)
+
+    def assert_same(self) -> None:
+        """Compare variables, slots and counters."""
+        for ours, expected in zip(self.device, self.host, strict=True):
+            assert_same_bits(ours.get(), expected)
+        ours, theirs = self.opt._slots.state(), self.twin._slots.state()
+        assert ours["arrays"].keys() == theirs["arrays"].keys()
+        for name, array in ours["arrays"].items():
+            assert_same_bits(array, theirs["arrays"][name])
+        assert self.opt.iterations == self.twin.iterations
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_rows_catch_up_to_the_bits_of_the_host(
+    xp, rng, dtype, centered, momentum, table, offset
+) -> None:
+    n_rows, width, n = table
+    width = width if isinstance(width, tuple) else (width,)
+    options = OPTIONS | {"centered": centered, "momentum": momentum}
+    var = wide_range(rng, (n_rows, *width), dtype)
+    twins = Twins(xp, [var], offset, **options, catch_up=True)
+    for t in range(6):
+        # Few rows miss nothing; one step in three is dense.
+        grad = rows_of(rng, min(n, 1 + 40 * (t == 4)), n_rows, width, dtype)
+        if t % 3 == 2:
+            grad = wide_range(rng, var.shape, dtype)
+        twins.step([grad])
+    twins.assert_same()
+    twins.catch_up(0, rng.integers(0, n_rows, 7).astype(np.int16))
+    twins.assert_same()
+    twins.catch_up()
+    twins.assert_same()
+
+
+def test_tables_and_dense_variables_catch_up_in_one_step(
+    xp, rng, dtype, clip, order
+) -> None:
+    variables, grads = make_step(rng, dtype)
+    twins = Twins(xp, variables, **FULL, **clip, catch_up=True)
+    empty = [
+        IndexedSlices(g.values[:0], g.indices[:0])
+        if isinstance(g, IndexedSlices)
+        else g
+        for g in grads
+    ]
+    for step in (grads, empty, empty, grads, empty):
+        twins.step(step)
+    twins.assert_same()
+    twins.catch_up()
+    twins.assert_same()
+
+
+@pytest.mark.parametrize("n", [255, 257, 600])
+def test_any_number_of_variables_catches_up(xp, rng, n) -> None:
+    variables = [wide_range(rng, (4, 1 + k % 5), np.float32) for k in range(n)]
+    twins = Twins(xp, variables, **FULL, catch_up=True)
+    for t in range(3):
+        twins.step(
+            [
+                rows_of(rng, (k + t) % 9, 4, 1 + k % 5, np.float32)
+                if (k + t) % 4
+                else wide_range(rng, (4, 1 + k % 5), np.float32)
+                for k in range(n)
+            ]
+        )
+    twins.assert_same()
+    twins.catch_up()
+    twins.assert_same()
+
+
+@pytest.mark.parametrize("shape", [(2, 20_000), (3, 8192), (30_000,), (1, 8193)])
+def test_rows_of_any_length_catch_up_in_pieces(xp, rng, shape, dtype) -> None:
+    twins = Twins(xp, [wide_range(rng, shape, dtype)], **FULL, catch_up=True)
+    twins.step([wide_range(rng, shape, dtype)])
+    for _ in range(3):
+        twins.step([rows_of(rng, 1, shape[0], shape[1:], dtype)])
+    twins.catch_up()
+    twins.assert_same()
+
+
+def test_long_lists_catch_up_with_occurrences_of_either_kind(
+    xp, rng, monkeypatch
+) -> None:
+    for wide_from in 2**32, 0:
+        monkeypatch.setattr(launches, "WIDE_FROM", wide_from)
+        twins = Twins(
+            xp, [wide_range(rng, (900, 3), np.float32)], **FULL, catch_up=True
+        )
+        for n in 10, 9000, 3:
+            twins.step([rows_of(rng, n, 900, 3, np.float32)])
+        twins.catch_up(0, rng.integers(0, 900, 5000).astype(np.uint16))
+        twins.assert_same()
+
+
+@pytest.mark.parametrize("missed", [1, 1000, 2**20 + 5, 2**40 - 1])
+@pytest.mark.parametrize("momentum", [0.9, 1.0])
+def test_any_number_of_missed_steps_has_the_bits_of_the_host(
+    xp, rng, dtype, missed, momentum
+) -> None:
+    options = OPTIONS | {"rho": 0.9999, "momentum": momentum, "centered": True}
+    twins = Twins(xp, [wide_range(rng, (3, 37), dtype)], **options, catch_up=True)
+    twins.step([wide_range(rng, (3, 37), dtype)])
+    # What a variable misses is state: pretend that it made many row-sparse steps.
+    twins.twin._slots.counters[0]["steps"][0] += missed
+    counter = twins.opt._slots.counters[0]["steps"]
+    counter.set(counter.get() + np.array([missed, 0]))
+    twins.catch_up(0)
+    twins.assert_same()
+
+
+def test_the_same_variable_in_a_list_twice_makes_two_steps(xp, rng) -> None:
+    twins = Twins(xp, [wide_range(rng, (9, 4), np.float32)], **FULL, catch_up=True)
+    for _ in range(3):
+        rows = [rows_of(rng, 3, 9, 4, np.float32) for _ in range(2)]
+        twins.step([rows[0], wide_range(rng, (9, 4), np.float32), rows[1]], [0, 0, 0])
+        twins.step(rows, [0, 0])
+    twins.assert_same()
+
+
+def test_host_and_device_rows_catch_up_in_one_call(fake, rng) -> None:
+    variables = [wide_range(rng, (9, 4), np.float32) for _ in range(3)]
+    host = [var.copy() for var in variables]
+    ours = [variables[0].copy(), fake(variables[1]), fake(variables[2], 0, 1)]
+    opt, twin = (RMSprop(**FULL, catch_up=True) for _ in range(2))
+    for _ in range(4):
+        grads = [rows_of(rng, 3, 9, 4, np.float32) for _ in range(3)]
+        moved = [grads[0], fake.grad(grads[1]), fake.grad(grads[2], 0, 1)]
+        twin.apply_gradients(zip(grads, host, strict=True))
+        opt.apply_gradients(zip(moved, ours, strict=True))
+    twin.catch_up(host[0], np.arange(4))
+    opt.catch_up(ours[0], np.arange(4))
+    twin.rho = opt.rho = 0.5  # all the others catch up first
+    assert_same_bits(ours[0], host[0])
+    assert_same_bits(ours[1].get(), host[1])
+    assert_same_bits(ours[2].get(), host[2])
+    for a, b in zip(opt.get_weights(), twin.get_weights(), strict=True):
+        assert_same_bits(a, b)
+
+
+def test_catching_up_waits_for_nothing(fake, rng) -> None:
+    variables, grads = make_step(rng, np.float32)
+    ours = [fake(var) for var in variables]
+    moved = [fake.grad(grad) for grad in grads]
+    rows = fake(np.arange(3))
+    opt = RMSprop(**FULL, catch_up=True)
+    opt.apply_gradients(zip(moved, ours, strict=True))
+    fake.cupy.machine.waits = 0
+    for _ in range(3):
+        opt.catch_up(ours[4], rows)
+        opt.apply_gradients(zip(moved, ours, strict=True))
+    opt.catch_up()
+    assert fake.cupy.machine.waits == 0
+
+
+def test_steps_that_count_rows_are_captured_and_count_when_replayed(xp, rng) -> None:
+    twins = Twins(xp, [wide_range(rng, (9, 4), np.float32)], **FULL, catch_up=True)
+    first = wide_range(rng, (9, 4), np.float32)
+    grad = rows_of(rng, 4, 9, 4, np.float32)
+    moved, (var,) = xp.grad(grad), twins.device
+    xp.cupy.cuda.Device(0).synchronize()
+    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
+        twins.opt.apply_gradients([(xp(first), var)])
+        twins.opt.apply_gradients([(moved, var)])  # compiles
+        stream.synchronize()
+        stream.begin_capture()
+        twins.opt.apply_gradients([(moved, var)])
+        graph = stream.end_capture()
+        for _ in range(3):
+            graph.launch()
+        twins.opt.catch_up()
+    stream.synchronize()
+    twins.twin.apply_gradients([(first, twins.host[0])])
+    for _ in range(4):
+        twins.twin.apply_gradients([(grad, twins.host[0])])
+    twins.twin.catch_up()
+    assert_same_bits(var.get(), twins.host[0])
+    for a, b in zip(twins.opt.weights[1:], twins.twin.weights[1:], strict=True):
+        assert_same_bits(a.get(), b)
+
+
+def test_a_row_out_of_range_of_catch_up_is_told_of_later(xp, rng) -> None:
+    twins = Twins(xp, [wide_range(rng, (9, 4), np.float32)], **FULL, catch_up=True)
+    for n in 9, 1, 1:
+        twins.step([rows_of(rng, n, 9, 4, np.float32)])
+    rows, grad = xp(np.array([3, 9, 1])), xp(np.ones((9, 4), np.float32))
+    twins.opt.catch_up(twins.device[0], rows)
+    twins.opt.apply_gradients([(grad, twins.device[0])])  # does nothing
+    message = (
+        r"rows must be in \[0, 9\), got 9 at position 1, in a catch_up on cuda:0 before"
+    )
+    with pytest.raises(IndexError, match=message):
+        twins.opt.check()
+    twins.assert_same()
+
+
+# --- Gradients that are not finite ----------------------------------------------------
+
+
+@pytest.mark.parametrize("check", [True, "skip"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_check_of_finite_gradients_leaves_the_bits_alone(
+    xp, rng, dtype, clip, check, order, offset
+) -> None:
+    variables, grads = make_step(rng, dtype)
+    assert_device_equals_host(
+        xp, variables, [grads, grads], offset, **FULL, **clip, check_finite=check
+    )
+
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("size", [1, 33, 4096, 4097, 9001])
+def test_a_bad_element_is_found_wherever_it_is(xp, rng, dtype, clip, bad, size) -> None:
+    first, second = xp(np.ones((3, 2), dtype)), xp(np.ones(size, dtype))
+    opt = RMSprop(**FULL, **clip, check_finite=True)
+    opt.build([first, second])
+    message = (
+        rf"^every element of a gradient must be finite, got 1 of {size} elements in "
+        rf"grads_and_vars\[1\], of the variable of shape \({size},\), that are not, "
+        r"in a step on cuda:0 before this call; that and the steps after it changed "
+    )
+    for where in {0, size // 2, size - 1}:
+        grad = np.ones(size, dtype)
+        grad[where] = bad
+        good = xp(np.ones((3, 2), dtype))
+        opt.apply_gradients([(good, first), (xp(grad), second)])
+        opt.apply_gradients([(good, first)])  # does nothing
+        with pytest.raises(FloatingPointError, match=message):
+            opt.check()
+        assert opt.iterations == 0
+        assert (first.get() == 1).all()
+        assert (second.get() == 1).all()
+    assert opt.apply_gradients([(good, first)]) == 1
+    opt.check()
+
+
+def test_more_bad_gradients_than_are_told_apart_are_counted(xp) -> None:
+    n = 600  # of more than one table
+    variables = [xp(np.ones(2, np.float32)) for _ in range(n)]
+    bad = xp(np.array([np.nan, 1], np.float32))
+    opt = RMSprop(check_finite=True)
+    opt.apply_gradients([(bad, var) for var in variables])
+    with pytest.raises(FloatingPointError) as error:
+        opt.check()
+    message = str(error.value)
+    assert message.count("1 of 2 elements in grads_and_vars[") == 64
+    assert "and some in 536 more, in a step" in message
+
+
+def test_steps_left_out_are_seen_when_the_device_is_done(fake) -> None:
+    var, good = fake(np.ones(3)), fake(np.ones(3))
+    bad = fake(np.array([1, np.nan, 1]))
+    opt = RMSprop(check_finite="skip")
+    assert opt.apply_gradients([(bad, var)]) == 1  # nobody knows yet
+    fake.cupy.machine.waits = 0
+    assert opt.apply_gradients([(good, var)]) == 2
+    assert opt.apply_gradients([(bad, var)]) == 3
+    fake.cupy.machine.run(0)
+    assert opt.iterations == 1
+    assert opt.skipped_steps == 2
+    assert fake.cupy.machine.waits == 0
+    assert opt.apply_gradients([(good, var)]) == 2
+    host = np.ones(3)
+    twin = RMSprop()
+    for _ in range(2):
+        twin.apply_gradients([(np.ones(3), host)])
+    assert_same_bits(var.get(), host)
+
+
+def test_a_bad_row_after_steps_left_out_takes_back_the_right_count(fake) -> None:
+    table = fake(np.ones((5, 3)))
+    good, bad = fake(np.ones((5, 3))), fake(np.full((5, 3), np.nan))
+    out_of_range = fake.grad(IndexedSlices(np.ones((1, 3)), np.array([5])))
+    opt = RMSprop(check_finite="skip")
+    opt.apply_gradients([(good, table)])
+    for grad in bad, good, bad, out_of_range, bad, good:  # the last two do nothing
+        opt.apply_gradients([(grad, table)])
+    with pytest.raises(IndexError):
+        opt.check()
+    assert (opt.iterations, opt.skipped_steps) == (2, 2)
+
+
+def test_a_step_without_a_check_after_one_left_out_is_made(xp) -> None:
+    var = xp(np.ones(3))
+    opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite="skip")
+    opt.apply_gradients([(xp(np.full(3, np.nan)), var)])
+    opt.check_finite = False
+    opt.apply_gradients([(xp(np.ones(3)), var)])
+    assert (var.get() == 0.75).all()
+
+
+def test_a_check_needs_all_gradients_in_one_place(fake) -> None:
+    a, b, c = fake(np.ones(3)), fake(np.ones(3), 0, 1), np.ones(3)
+    opt = RMSprop(check_finite=True)
+    opt.build([a, b, c])
+    message = "check_finite must be False, or all gradients of a call in one place, "
+    with pytest.raises(ValueError, match=message + "got some on cuda:0, some on cuda"):
+        opt.apply_gradients([(fake(np.ones(3)), a), (fake(np.ones(3), 0, 1), b)])
+    with pytest.raises(ValueError, match=message + "got some on the host, some on"):
+        opt.apply_gradients([(np.ones(3), c), (fake(np.ones(3)), a)])
+    assert opt.iterations == 0
+    assert opt.apply_gradients([(fake(np.ones(3), 0, 1), b)]) == 1
+    assert opt.apply_gradients([(np.ones(3), c)]) == 2
+    assert len(opt.get_gradients(lambda: (0, [a, c]), [a, c])) == 2
+
+
+@pytest.mark.parametrize("check", [True, "skip"])
+def test_a_checked_step_waits_for_nothing(fake, rng, clip, check) -> None:
+    variables, grads = make_step(rng, np.float32)
+    ours = [fake(var) for var in variables]
+    moved = [fake.grad(grad) for grad in grads]
+    opt = RMSprop(**FULL, **clip, check_finite=check)
+    opt.apply_gradients(zip(moved, ours, strict=True))
+    fake.cupy.machine.waits = 0
+    for _ in range(3):
+        opt.apply_gradients(zip(moved, ours, strict=True))
+        assert opt.skipped_steps == 0
+    assert fake.cupy.machine.waits == 0
+
+
+def test_replays_of_a_graph_leave_steps_out_and_are_counted(xp) -> None:
+    var, grad = xp(np.ones(3)), xp(np.ones(3))
+    opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite="skip")
+    xp.cupy.cuda.Device(0).synchronize()
+    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
+        opt.apply_gradients([(grad, var)])
+        stream.synchronize()
+        stream.begin_capture()
+        opt.apply_gradients([(grad, var)])
+        graph = stream.end_capture()
+        for value in 1.0, np.nan, np.inf, 1.0:
+            grad.set(np.full(3, value))
+            graph.launch()
+            stream.synchronize()
+    assert (var.get() == 1 - 3 * 0.25).all()
+    assert opt.iterations == 2  # replays are not counted, nor taken back
+    assert opt.skipped_steps == 2
+
+
+def test_a_refused_replay_is_told_of_and_counts_nothing(xp) -> None:
+    var, grad = xp(np.ones(3)), xp(np.ones(3))
+    opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite=True)
+    xp.cupy.cuda.Device(0).synchronize()
+    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
+        opt.apply_gradients([(grad, var)])
+        stream.synchronize()
+        stream.begin_capture()
+        opt.apply_gradients([(grad, var)])
+        graph = stream.end_capture()
+        grad.set(np.array([1, np.nan, 1]))
+        graph.launch()
+        with pytest.raises(FloatingPointError, match="1 of 3 elements"):
+            opt.check()
+    assert (var.get() == 0.75).all()
+    assert opt.iterations == 2
+
+
+def test_setting_iterations_waits_for_steps_left_out(fake) -> None:
+    var = fake(np.ones(3))
+    opt = RMSprop(check_finite="skip")
+    opt.apply_gradients([(fake(np.full(3, np.nan)), var)])
+    opt.iterations = 10
+    fake.cupy.machine.run(0)
+    assert (opt.iterations, opt.skipped_steps) == (10, 1)
