@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import Host
 from reference import Reference
 from test_bits import OPTIONS, assert_equals_reference, assert_same_bits, wide_range
 from unchanged import bits, nothing_changes
@@ -102,16 +103,21 @@ def test_any_number_of_missed_steps_equals_the_reference(
     assert_equals_reference(opt, var, ref)
 
 
-def test_momentum_of_one_moves_a_row_by_the_number_of_missed_steps(dtype) -> None:
+def test_momentum_of_one_moves_a_row_by_the_number_of_missed_steps(
+    anywhere, dtype
+) -> None:
     # rho and epsilon 0: the increment is lr*g/|g|, and lr is a power of two.
     opt = RMSprop(0.25, 0.0, 1.0, 0.0, catch_up=True)
-    var = np.zeros((2, 3), dtype)
-    one = np.ones((1, 3), dtype)
-    opt.apply_gradients([(IndexedSlices(one, np.array([0])), var)])
+    var = anywhere(np.zeros((2, 3), dtype))
+    first, second = (
+        anywhere.grad(IndexedSlices(np.ones((1, 3), dtype), np.array([row])))
+        for row in (0, 1)
+    )
+    opt.apply_gradients([(first, var)])
     for _ in range(1000):
-        opt.apply_gradients([(IndexedSlices(one, np.array([1])), var)])
-    opt.catch_up(var, np.array([0]))
-    np.testing.assert_array_equal(var[0], -0.25 * 1001)
+        opt.apply_gradients([(second, var)])
+    opt.catch_up(var, anywhere(np.array([0])))
+    np.testing.assert_array_equal(anywhere.get(var)[0], -0.25 * 1001)
 
 
 def test_factors_below_the_smallest_normal_number_are_zero(dtype, isa) -> None:
@@ -128,7 +134,7 @@ def test_factors_below_the_smallest_normal_number_are_zero(dtype, isa) -> None:
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_missed_steps_equal_dense_ones_within_the_stated_ulps(data) -> None:
+def test_missed_steps_equal_dense_ones_within_the_stated_ulps(anywhere, data) -> None:
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     k = data.draw(st.integers(1, 400), "missed steps")
     rho = data.draw(st.floats(0.5, 1.0), "rho")
@@ -138,14 +144,14 @@ def test_missed_steps_equal_dense_ones_within_the_stated_ulps(data) -> None:
     options = {"rho": rho, "momentum": momentum, "centered": centered}
     options |= {"learning_rate": 0.01, "epsilon": 1e-3}
     opt, dense = RMSprop(**options, catch_up=True), RMSprop(**options)
-    var = rng.standard_normal((2, 33)).astype(dtype)
-    twin = var.copy()
-    first = rng.standard_normal(var.shape).astype(dtype)
-    opt.apply_gradients([(first, var)])
+    twin = rng.standard_normal((2, 33)).astype(dtype)
+    var = anywhere(twin)
+    first = rng.standard_normal(twin.shape).astype(dtype)
+    opt.apply_gradients([(anywhere(first), var)])
     dense.apply_gradients([(first, twin)])
-    before = var.copy()
-    nothing = np.zeros_like(var)
-    empty = IndexedSlices(nothing[:0], np.zeros(0, np.intp))
+    before = twin.copy()
+    nothing = np.zeros_like(twin)
+    empty = anywhere.grad(IndexedSlices(nothing[:0], np.zeros(0, np.intp)))
     largest, path = np.abs(before), np.zeros(var.shape)
     for _ in range(k):
         opt.apply_gradients([(empty, var)])
@@ -153,20 +159,20 @@ def test_missed_steps_equal_dense_ones_within_the_stated_ulps(data) -> None:
             path += np.abs(dense.get_slot(twin, "momentum"))
         dense.apply_gradients([(nothing, twin)])
         largest = np.maximum(largest, np.abs(twin))
-    np.testing.assert_array_equal(var, before)  # nobody has asked for the rows
+    np.testing.assert_array_equal(anywhere.get(var), before)  # nobody has asked
     opt.catch_up()
     for name in dense.get_slot_names():
-        ours, theirs = opt.get_slot(var, name), dense.get_slot(twin, name)
-        assert ulps(ours, theirs) <= ULPS[dtype](k)
+        ours = anywhere.get(opt.get_slot(var, name))
+        assert ulps(ours, dense.get_slot(twin, name)) <= ULPS[dtype](k)
     # The path's factors are as far apart as the momentum; k subtractions round.
     unit = np.finfo(dtype).eps
     bound = ULPS[dtype](k) * unit * path + (k + 1) / 2 * np.spacing(largest)
-    assert (np.abs(var - twin) <= bound).all()
+    assert (np.abs(anywhere.get(var) - twin) <= bound).all()
 
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_row_sparse_training_equals_dense_training(data) -> None:
+def test_row_sparse_training_equals_dense_training(anywhere, data) -> None:
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     centered = data.draw(st.booleans(), "centered")
     momentum = data.draw(st.sampled_from([0.0, 0.9]), "momentum")
@@ -183,83 +189,86 @@ def test_row_sparse_training_equals_dense_training(data) -> None:
     options |= {"eps_in_sqrt": eps_in_sqrt, "epsilon": 1e-2, "decay": 0.01}
     options |= {"clipvalue": 1.5}
     opt, dense = RMSprop(**options, catch_up=True), RMSprop(**options)
-    var = rng.standard_normal((30, 5)).astype(dtype)
-    twin = var.copy()
+    twin = rng.standard_normal((30, 5)).astype(dtype)
+    var = anywhere(twin)
     n_steps = 60
     for _ in range(n_steps):
         grad = rows_of(rng, 30, 5, 3, dtype)
         # Clipped before duplicates are summed: let the dense one have no need.
         grad = IndexedSlices(np.clip(grad.values, -0.5, 0.5), grad.indices)
-        opt.apply_gradients([(grad, var)])
+        opt.apply_gradients([(anywhere.grad(grad), var)])
         dense.apply_gradients([(densify(grad, twin), twin)])
     opt.catch_up()
-    assert ulps(opt.get_slot(var, "rms"), dense.get_slot(twin, "rms")) <= (
-        ULPS[dtype](n_steps)
-    )
+    ours = anywhere.get(opt.get_slot(var, "rms"))
+    assert ulps(ours, dense.get_slot(twin, "rms")) <= ULPS[dtype](n_steps)
     # Each of 60 steps moves by at most lr/sqrt(.1), or ten times that with momentum,
     # some hundred units relative to that apart.
-    np.testing.assert_allclose(var, twin, rtol=0, atol=300 * np.finfo(dtype).eps)
+    atol = 300 * np.finfo(dtype).eps
+    np.testing.assert_allclose(anywhere.get(var), twin, rtol=0, atol=atol)
 
 
-def test_a_dense_step_catches_up_first(rng, dtype) -> None:
+def test_a_dense_step_catches_up_first(anywhere, rng, dtype) -> None:
     opt = RMSprop(momentum=0.9, centered=True, catch_up=True)
-    var = rng.standard_normal((20, 4)).astype(dtype)
+    var = anywhere(rng.standard_normal((20, 4)).astype(dtype))
     for _ in range(5):
-        opt.apply_gradients([(rows_of(rng, 20, 4, 3, dtype), var)])
-    twin_var = var.copy()
+        opt.apply_gradients([(anywhere.grad(rows_of(rng, 20, 4, 3, dtype)), var)])
+    twin_var = anywhere(anywhere.get(var))
     twin = copy.deepcopy(opt)
     twin.build([twin_var])
     twin.catch_up()
-    grad = rng.standard_normal(var.shape).astype(dtype)
+    grad = anywhere(rng.standard_normal(var.shape).astype(dtype))
     opt.apply_gradients([(grad, var)])
     twin.apply_gradients([(grad, twin_var)])
-    assert_same_bits(var, twin_var)
+    assert_same_bits(anywhere.get(var), anywhere.get(twin_var))
     assert bits(opt.get_weights()) == bits(twin.get_weights())
 
 
-def test_only_a_touch_and_catch_up_write(rng) -> None:
+def test_only_a_touch_and_catch_up_write(anywhere, rng) -> None:
     opt = RMSprop(momentum=0.9, catch_up=True)
-    var = rng.standard_normal((10, 4))
-    opt.apply_gradients([(np.ones_like(var), var)])
-    before, rms = var.copy(), opt.get_slot(var, "rms").copy()
+    var = anywhere(rng.standard_normal((10, 4)))
+    opt.apply_gradients([(anywhere(np.ones((10, 4))), var)])
+    before = anywhere.get(var).copy()
+    rms = anywhere.get(opt.get_slot(var, "rms")).copy()
+    grad = anywhere.grad(IndexedSlices(np.ones((1, 4)), np.array([2])))
     for _ in range(3):
-        opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), np.array([2])), var)])
+        opt.apply_gradients([(grad, var)])
     others = np.delete(np.arange(10), 2)
     with nothing_changes(opt, var):
         opt.get_slot(var, "momentum")
         pickle.dumps(opt)
         assert opt.weights[1] is opt.get_slot(var, "rms")
-    np.testing.assert_array_equal(var[others], before[others])
-    np.testing.assert_array_equal(opt.get_slot(var, "rms")[others], rms[others])
-    opt.catch_up(var, np.array([5, 5, 5]))
-    changed = np.flatnonzero((var != before).any(axis=1))
+    np.testing.assert_array_equal(anywhere.get(var)[others], before[others])
+    ours = anywhere.get(opt.get_slot(var, "rms"))
+    np.testing.assert_array_equal(ours[others], rms[others])
+    opt.catch_up(var, anywhere(np.array([5, 5, 5])))
+    changed = np.flatnonzero((anywhere.get(var) != before).any(axis=1))
     np.testing.assert_array_equal(changed, [2, 5])
 
 
-def test_catching_up_twice_changes_nothing_more(rng, n_threads) -> None:
+def test_catching_up_twice_changes_nothing_more(anywhere, rng, n_threads) -> None:
     opt = RMSprop(momentum=0.9, catch_up=True, num_threads=n_threads)
-    var = rng.standard_normal((10, 4))
+    var = anywhere(rng.standard_normal((10, 4)))
     for _ in range(3):
-        opt.apply_gradients([(rows_of(rng, 10, 4, 3, float), var)])
-    opt.catch_up(var, np.arange(10))
+        opt.apply_gradients([(anywhere.grad(rows_of(rng, 10, 4, 3, float)), var)])
+    opt.catch_up(var, anywhere(np.arange(10)))
     with nothing_changes(opt, var):
         opt.catch_up()
-        opt.catch_up(var, np.arange(10))
+        opt.catch_up(var, anywhere(np.arange(10)))
 
 
-def test_a_variable_updated_twice_in_a_call_makes_two_steps(rng) -> None:
+def test_a_variable_updated_twice_in_a_call_makes_two_steps(anywhere, rng) -> None:
     options = {"momentum": 0.9, "catch_up": True}
     opt, other = RMSprop(**options), RMSprop(**options)
-    var = rng.standard_normal((10, 4))
-    twin = var.copy()
-    grads = [rows_of(rng, 10, 4, 3, float) for _ in range(6)]
+    start = rng.standard_normal((10, 4))
+    var, twin = anywhere(start), anywhere(start)
+    grads = [anywhere.grad(rows_of(rng, 10, 4, 3, float)) for _ in range(6)]
     for one, two in zip(grads[::2], grads[1::2], strict=True):
         opt.apply_gradients([(one, var), (two, var)])
         other.apply_gradients([(one, twin)])
         other.apply_gradients([(two, twin)])
     opt.catch_up()
     other.catch_up()
-    assert_same_bits(var, twin)
+    assert_same_bits(anywhere.get(var), anywhere.get(twin))
 
 
 @pytest.mark.parametrize(
@@ -287,15 +296,16 @@ def test_layouts_catch_up_to_the_same_bits(rng, dtype, view, n_threads) -> None:
     assert bits(opts[0].get_weights()) == bits(opts[1].get_weights())
 
 
-def test_variables_of_any_rank_may_catch_up(rng, dtype) -> None:
+def test_variables_of_any_rank_may_catch_up(anywhere, dtype) -> None:
     opt = RMSprop(momentum=0.9, catch_up=True)
-    variables = [np.ones(shape, dtype) for shape in [(), (0,), (3, 0), (5,), (4, 2, 3)]]
+    shapes = [(), (0,), (3, 0), (5,), (4, 2, 3)]
+    variables = [anywhere(np.ones(shape, dtype)) for shape in shapes]
     for _ in range(3):
-        grads = [np.ones_like(var) for var in variables]
+        grads = [np.ones(shape, dtype) for shape in shapes]
         grads[3] = IndexedSlices(np.ones(1, dtype), np.array([2]))
         grads[4] = IndexedSlices(np.ones((1, 2, 3), dtype), np.array([1]))
         grads[2] = IndexedSlices(np.ones((1, 0), dtype), np.array([1]))
-        opt.apply_gradients(zip(grads, variables, strict=True))
+        opt.apply_gradients(zip(map(anywhere.grad, grads), variables, strict=True))
     opt.catch_up()
     assert len(opt.get_weights()) == 1 + 2 * len(variables)
 
@@ -306,9 +316,11 @@ def test_variables_of_any_rank_may_catch_up(rng, dtype) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("rho", 0.5), ("momentum", 0.2), ("centered", False)]
 )
-def test_setting_what_missed_steps_depend_on_catches_up_first(rng, name, value) -> None:
-    var = rng.standard_normal((10, 4))
-    twin = var.copy()
+def test_setting_what_missed_steps_depend_on_catches_up_first(
+    anywhere, rng, name, value
+) -> None:
+    twin = rng.standard_normal((10, 4))
+    var = anywhere(twin)
     opt = RMSprop(0.01, momentum=0.9, centered=True, epsilon=1e-2, catch_up=True)
     dense = RMSprop(0.01, momentum=0.9, centered=True, epsilon=1e-2)
     for t in range(12):
@@ -317,13 +329,12 @@ def test_setting_what_missed_steps_depend_on_catches_up_first(rng, name, value) 
             setattr(dense, name, value)
             assert_caught_up(opt)
         grad = rows_of(rng, 10, 4, 2, float)
-        opt.apply_gradients([(grad, var)])
+        opt.apply_gradients([(anywhere.grad(grad), var)])
         dense.apply_gradients([(densify(grad, twin), twin)])
     opt.catch_up()
-    np.testing.assert_allclose(var, twin, rtol=1e-12)
-    np.testing.assert_allclose(
-        opt.get_slot(var, "mg"), dense.get_slot(twin, "mg"), rtol=1e-12
-    )
+    np.testing.assert_allclose(anywhere.get(var), twin, rtol=1e-12)
+    ours = anywhere.get(opt.get_slot(var, "mg"))
+    np.testing.assert_allclose(ours, dense.get_slot(twin, "mg"), rtol=1e-12)
 
 
 def assert_caught_up(opt):
@@ -340,10 +351,10 @@ def test_a_callable_is_refused_with_catch_up(name) -> None:
     assert getattr(opt, name) == getattr(RMSprop(), name)
 
 
-def test_a_value_out_of_range_does_not_catch_up(rng) -> None:
+def test_a_value_out_of_range_does_not_catch_up(anywhere, rng) -> None:
     opt = RMSprop(momentum=0.9, catch_up=True)
-    var = np.ones((10, 4))
-    opt.apply_gradients([(rows_of(rng, 10, 4, 2, float), var)])
+    var = anywhere(np.ones((10, 4)))
+    opt.apply_gradients([(anywhere.grad(rows_of(rng, 10, 4, 2, float)), var)])
     with nothing_changes(opt, var), pytest.raises(ValueError, match=r"rho must be in"):
         opt.rho = 2.0
 
@@ -371,32 +382,32 @@ def test_catch_up_is_part_of_the_configuration() -> None:
 
 
 @pytest.fixture
-def behind(rng):
+def behind(anywhere, rng):
     """An optimizer and its variable, of which all rows but the last miss steps."""
     opt = RMSprop(momentum=0.9, catch_up=True)
-    var = rng.standard_normal((10, 4))
-    opt.apply_gradients([(np.ones_like(var), var)])
+    var = anywhere(rng.standard_normal((10, 4)))
+    opt.apply_gradients([(anywhere(np.ones((10, 4))), var)])
     for _ in range(3):
         grad = IndexedSlices(rng.standard_normal((1, 4)), np.array([9]))
-        opt.apply_gradients([(grad, var)])
+        opt.apply_gradients([(anywhere.grad(grad), var)])
     return opt, var
 
 
-def test_get_weights_needs_every_row_to_have_caught_up(behind) -> None:
+def test_get_weights_needs_every_row_to_have_caught_up(anywhere, behind) -> None:
     opt, var = behind
     with nothing_changes(opt, var), pytest.raises(ValueError, match=r"call catch_up()"):
         opt.get_weights()
-    opt.catch_up(var, np.arange(9))
+    opt.catch_up(var, anywhere(np.arange(9)))
     assert len(opt.get_weights()) == 3
 
 
-def test_after_set_weights_no_row_misses_a_step(behind) -> None:
+def test_after_set_weights_no_row_misses_a_step(anywhere, behind) -> None:
     opt, var = behind
     weights = [array.copy() for array in opt.weights]
-    before = var.copy()
+    before = anywhere.get(var).copy()
     opt.set_weights(weights)
     opt.catch_up()
-    np.testing.assert_array_equal(var, before)
+    np.testing.assert_array_equal(anywhere.get(var), before)
 
 
 def saved_and_loaded(opt: RMSprop) -> RMSprop:
@@ -410,20 +421,24 @@ def saved_and_loaded(opt: RMSprop) -> RMSprop:
     [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)), saved_and_loaded],
 )
 @pytest.mark.parametrize("is_bound", [True, False], ids=["bound", "restored"])
-def test_copies_miss_the_same_steps(behind, rng, twin_of, is_bound) -> None:
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["here", "on the host"])
+def test_copies_miss_the_same_steps(
+    anywhere, behind, rng, twin_of, is_bound, is_elsewhere
+) -> None:
     opt, var = behind
-    twin, twin_var = twin_of(opt), var.copy()
+    there = Host() if is_elsewhere else anywhere
+    twin, twin_var = twin_of(opt), there(anywhere.get(var))
     if not is_bound:
         twin = twin_of(twin)
     twin.build([twin_var])
     for _ in range(3):
         grad = rows_of(rng, 10, 4, 2, float)
-        opt.apply_gradients([(grad, var)])
-        twin.apply_gradients([(grad, twin_var)])
-    assert_same_bits(var, twin_var)
+        opt.apply_gradients([(anywhere.grad(grad), var)])
+        twin.apply_gradients([(there.grad(grad), twin_var)])
+    assert_same_bits(anywhere.get(var), there.get(twin_var))
     opt.catch_up()
     twin.catch_up()
-    assert_same_bits(var, twin_var)
+    assert_same_bits(anywhere.get(var), there.get(twin_var))
     assert bits(opt.get_weights()) == bits(twin.get_weights())
 
 
@@ -436,21 +451,29 @@ def test_counters_of_rows_are_not_stored_where_all_are_equal(behind) -> None:
     assert "counter.0.row_steps" not in opt._slots.state()["arrays"]
 
 
-def test_forgetting_a_variable_leaves_the_others_counters(behind, rng) -> None:
+def test_forgetting_a_variable_leaves_the_others_counters(
+    anywhere, behind, rng
+) -> None:
     opt, var = behind
-    second = rng.standard_normal((5, 2))
-    opt.apply_gradients([(np.ones_like(second), second)])
-    grad = IndexedSlices(np.ones((1, 2)), np.array([0]))
+    second = anywhere(rng.standard_normal((5, 2)))
+    opt.apply_gradients([(anywhere(np.ones((5, 2))), second)])
+    grad = anywhere.grad(IndexedSlices(np.ones((1, 2)), np.array([0])))
     for _ in range(2):
         opt.apply_gradients([(grad, second)])
-    before = second.copy()
+    before = anywhere.get(second).copy()
     opt.forget(var)
     opt.catch_up(second)
-    assert (second[1:] != before[1:]).all()
+    assert (anywhere.get(second)[1:] != before[1:]).all()
     assert_caught_up(opt)
 
 
 # --- What refuses ---------------------------------------------------------------------
+
+
+def catch_up(opt, var, rows):
+    """Catch up and raise what is wrong with it, wherever that is found."""
+    opt.catch_up(var, rows)
+    opt.check()
 
 
 def test_catch_up_needs_the_constructor_s_keyword() -> None:
@@ -481,24 +504,43 @@ def test_a_restored_optimizer_is_bound_before_its_rows_catch_up(behind) -> None:
         (np.array([3, 0, 10], np.uint8), IndexError, "got 10 at position 2"),
     ],
 )
-def test_rows_that_are_none_change_nothing(behind, rows, error, message) -> None:
+def test_rows_that_are_none_change_nothing(
+    anywhere, behind, rows, error, message
+) -> None:
     opt, var = behind
+    if isinstance(rows, np.ndarray):
+        rows = anywhere(rows)
     with nothing_changes(opt, var), pytest.raises(error, match=message):
-        opt.catch_up(var, rows)
+        catch_up(opt, var, rows)
 
 
-def test_catch_up_refuses_other_arguments(behind) -> None:
+def test_catch_up_refuses_other_arguments(anywhere, behind) -> None:
     opt, var = behind
     with pytest.raises(KeyError):
-        opt.catch_up(np.ones(3))
+        opt.catch_up(anywhere(np.ones(3)))
     with pytest.raises(ValueError, match=r"^rows must be None when var is None"):
-        opt.catch_up(rows=np.array([1]))
+        opt.catch_up(rows=anywhere(np.array([1])))
     with pytest.raises(ValueError, match=r"^var must keep the shape"):
         opt.catch_up(var.reshape(4, 10))
+    scalar = anywhere(np.ones(()))
+    opt.apply_gradients([(anywhere(np.ones(())), scalar)])
+    with pytest.raises(ValueError, match=r"^var must have at least 1 dimension"):
+        opt.catch_up(scalar, anywhere(np.array([0])))
+
+
+def test_rows_lie_where_their_variable_does(fake, rng) -> None:
+    opt = RMSprop(catch_up=True)
+    host, var = np.ones((3, 2)), fake(np.ones((3, 2)))
+    opt.build([host, var])
+    with pytest.raises(TypeError, match=r"^rows must be where var is, on cuda:0, got"):
+        opt.catch_up(var, np.array([1]))
+    with pytest.raises(TypeError, match=r"^rows must be where var is, on the host, "):
+        opt.catch_up(host, fake(np.array([1])))
+
+
+def test_a_variable_that_is_read_only_does_not_catch_up() -> None:
+    opt, var = RMSprop(catch_up=True), np.ones((10, 4))
+    opt.build([var])
     var.flags.writeable = False
     with pytest.raises(ValueError, match=r"^var must be writable"):
         opt.catch_up(var)
-    scalar = np.ones(())
-    opt.apply_gradients([(np.ones(()), scalar)])
-    with pytest.raises(ValueError, match=r"^var must have at least 1 dimension"):
-        opt.catch_up(scalar, np.array([0]))
