@@ -282,13 +282,13 @@ class RowsOnDevice(Peer):
     name = OURS
     package = "cupy"
 
-    def __init__(self, problem: Sparse) -> None:
+    def __init__(self, problem: Sparse, **options: Any) -> None:
         import cupy
 
         self.table = cupy.asarray(problem.zeros())
         self.values = cupy.asarray(problem.values)
         self.batches = [cupy.asarray(batch) for batch in problem.batches]
-        opt = RMSprop(LEARNING_RATE, RHO, epsilon=EPSILON)
+        opt = RMSprop(LEARNING_RATE, RHO, epsilon=EPSILON, **options)
         opt.build([self.table])
         self.step = rotate(
             [
@@ -346,8 +346,14 @@ class Densified(Peer):
         return [self.tensor.cpu().numpy()]
 
 
+OPTIONS: dict[str, dict[str, bool]] = {
+    "catch_up": {"catch_up": True},
+    "check_finite": {"check_finite": True},
+}
+
+
 def sparse() -> Iterator[Entry]:
-    """Yield ourselves, the floor, and what one does without row-sparse gradients."""
+    """Yield ourselves, the floor, a dense gradient instead, and what options cost."""
     problem = Sparse(*TABLE, OCCURRENCES, "zipf")
     ours = RowsOnDevice(problem)
     yield OURS, lambda: timed(enter(ours, problem, OCCURRENCES))
@@ -359,3 +365,10 @@ def sparse() -> Iterator[Entry]:
 
     if importlib.util.find_spec("torch"):
         yield Densified.name, rival
+
+    def with_option(options: dict[str, bool]) -> Contestant:
+        step = RowsOnDevice(problem, **options).step
+        return timed(Contestant(step, OCCURRENCES))
+
+    for name, options in OPTIONS.items():
+        yield name, partial(with_option, options)
