@@ -24,7 +24,7 @@ __all__ = [
     "place",
     "place_of",
     "shares_memory",
-    "zeros_like",
+    "zeros",
 ]
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -92,14 +92,14 @@ def own_view(array: Array) -> Array:
     return array.view(np.ndarray) if isinstance(array, np.ndarray) else array.view()
 
 
-def zeros_like(array: Array) -> Array:
-    """Return C-contiguous zeros of the shape and dtype, where the array lies."""
-    if isinstance(array, np.ndarray):
-        return np.zeros(array.shape, array.dtype)
+def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+    """Return C-contiguous zeros where `like` lies."""
+    if isinstance(like, np.ndarray):
+        return np.zeros(shape, dtype)
     import cupy
 
-    with cupy.cuda.Device(device_id(array)):
-        return cupy.zeros(array.shape, array.dtype)
+    with cupy.cuda.Device(device_id(like)):
+        return cupy.zeros(shape, dtype)
 
 
 def place(array: Array, like: Array) -> Array:

@@ -616,13 +616,13 @@ class Optimizer:
         """
         with self._lock:
             validation.counted_rows(self._slots)
-            if rows is not None:
-                rows = validation.rows(rows, var)
             if var is None:
                 indices = list(range(len(self._slots.variables)))
             else:
                 indices = [self._index(var)]
                 validation.variable("", var)
+            if rows is not None:
+                rows = validation.rows(rows, var)
             if self._slots.is_restored:
                 return  # no row is behind
             done = self._step.catch_up(

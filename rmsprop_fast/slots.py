@@ -130,7 +130,7 @@ class Slots:
             found = [self.find(var) for var in new]
             indices = [next(unbound) if i is None else i for i in found]
         created = [
-            (index, name, backends.zeros_like(var))
+            (index, name, backends.zeros(var.shape, var.dtype, var))
             for name in names
             for index, var in zip(indices, new, strict=True)
             if index >= len(self._arrays) or name not in self._arrays[index]
@@ -159,8 +159,8 @@ class Slots:
         self.specs.append((var.shape, var.dtype))
         self.counters.append(
             {
-                name: backends.place(counter, var)
-                for name, counter in self._new_counters(var.shape).items()
+                name: backends.zeros(shape, np.int64, var)
+                for name, shape in self._counter_shapes(var.shape).items()
             }
         )
         self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
@@ -204,14 +204,12 @@ class Slots:
 
     # --- Rows that missed steps -------------------------------------------------------
 
-    def _new_counters(self, shape: Shape) -> dict[str, Array]:
+    def _counter_shapes(self, shape: Shape) -> dict[str, Shape]:
         if not self.counts_rows or 0 in shape or not shape:
             return {}
-        # Never written unless a gradient is row-sparse: then zeros cost no memory.
-        return {
-            "steps": np.zeros(2, np.int64),
-            "row_steps": np.zeros(shape[0], np.int64),
-        }
+        # The host's are never written unless a gradient is row-sparse: until then
+        # zeros cost no memory.
+        return {"steps": (2,), "row_steps": shape[:1]}
 
     def behind(self) -> list[int]:
         """Return the indices of the variables with rows that miss steps."""
@@ -303,7 +301,13 @@ class Slots:
         ]
         self.variables = [None] * len(self.specs)
         self._arrays = [{} for _ in self.specs]
-        self.counters = [self._new_counters(shape) for shape, _ in self.specs]
+        self.counters = [
+            {
+                name: np.zeros(counter, np.int64)
+                for name, counter in self._counter_shapes(shape).items()
+            }
+            for shape, _ in self.specs
+        ]
         self.is_closed = validation.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
         for key, array in state["arrays"].items():

@@ -516,8 +516,9 @@ def test_rows_that_are_none_change_nothing(
 
 def test_catch_up_refuses_other_arguments(anywhere, behind) -> None:
     opt, var = behind
-    with pytest.raises(KeyError):
-        opt.catch_up(anywhere(np.ones(3)))
+    for stranger in (anywhere(np.ones(3)), [1.0], "table"):
+        with pytest.raises(KeyError):
+            opt.catch_up(stranger, anywhere(np.array([0])))
     with pytest.raises(ValueError, match=r"^rows must be None when var is None"):
         opt.catch_up(rows=anywhere(np.array([1])))
     with pytest.raises(ValueError, match=r"^var must keep the shape"):

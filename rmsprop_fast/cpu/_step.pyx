@@ -734,7 +734,9 @@ cdef class Step:
         cdef int n_threads
         if rows is not None:
             n = cnp.PyArray_DIM(rows, 0)
-            occurrences = self._sorted(rows, self.records[indices[0]].var.n_rows)
+            var = &self.records[indices[0]].var
+            n_threads = _team(n * (var.width + OCCURRENCE_WORK), 1, num_threads)
+            occurrences = self._sorted(rows, var.n_rows, n_threads)
             if occurrences == NULL:
                 return False
         for index in indices:
@@ -753,11 +755,16 @@ cdef class Step:
                 tasks[k].var.counts.all_rows[0] = tasks[k].var.counts.steps[0]
         return True
 
-    cdef const void *_sorted(self, cnp.ndarray rows, Py_ssize_t n_rows) except? NULL:
+    cdef const void *_sorted(
+        self, cnp.ndarray rows, Py_ssize_t n_rows, int n_threads,
+    ) except? NULL:
         """Return occurrences in order, or NULL where one is out of range."""
         cdef Indices indices = _describe_indices(rows, n_rows)
-        return sort_rows(
-            &indices, self.occurrences.reserve(sort_bytes(&indices, 1)), 1)
+        cdef void *memory = self.occurrences.reserve(sort_bytes(&indices, n_threads))
+        cdef const void *occurrences
+        with nogil:
+            occurrences = sort_rows(&indices, memory, n_threads)
+        return occurrences
 
 
 cdef char *_data(slot) except? NULL:

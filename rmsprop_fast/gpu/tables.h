@@ -120,7 +120,7 @@ typedef struct {
     rmsprop_nonfinite bad[RMSPROP_MAX_REPORTED];
     int n_bad;               /* may be more than are told apart above */
     int found;
-    long long iterations;    /* before the step */
+    long long iterations;    /* before the step, with those left out */
     long long skipped[2];    /* steps left out since ever: of calls, of graphs */
 } rmsprop_fault;
 
