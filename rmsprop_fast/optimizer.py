@@ -184,9 +184,18 @@ class Optimizer:
             value = self._ranges[name](name, value)
         if self._catches_up and name in self._idle_hyper:
             validation.no_callable_with_catch_up(name, value)
-            if name in self._hyper:
-                self.catch_up()  # what is missed up to now was missed at the old value
-        self._hyper[name] = value
+            self._set_idle(self._hyper, name, value)
+        else:
+            self._hyper[name] = value
+
+    def _set_idle(self, target: dict[str, Any], name: str, value: Any) -> None:
+        """Set what missed steps depend on; those up to now were at the old value."""
+        if name not in target:  # the constructor's
+            target[name] = value
+            return
+        with self._lock:  # no step comes between the two
+            self.catch_up()
+            target[name] = value
 
     def _get_hyper(self, name: str) -> float:
         """Return the number that the next step would use, before decay."""
@@ -410,15 +419,18 @@ class Optimizer:
         """Run one step on gradients that `factor` multiplies before clipping."""
         pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
-        scalars = self._scalars()
+        variant, rate, rho, momentum, epsilon = self._scalars()
         options = (self._weight_decay or 0.0, self._check_finite)
         with self._lock:
+            if self._catches_up:  # rows caught up when these were set: none is older
+                variant, rho, momentum = self._idle_scalars()
+            scalars = variant, rate, rho, momentum, epsilon
             done = self._step.update(
                 *(pairs, *scalars, *self._bounds, factor, self._num_threads),
                 *(False, *options),
             )
             if done == REFUSED:
-                pairs = self._admit(pairs, self._slots_for(scalars[0]))
+                pairs = self._admit(pairs, self._slots_for(variant))
                 done = self._step.update(
                     *(pairs, *scalars, *self._bounds, factor, self._num_threads),
                     *(True, *options),

@@ -158,9 +158,10 @@ class RMSprop(Optimizer):
     @centered.setter
     def centered(self, value: bool) -> None:
         value = validation.flag("centered", value)
-        if self._catches_up and "centered" in self._flags:
-            self.catch_up()  # mg decays in missed steps only while it is in use
-        self._flags["centered"] = value
+        if self._catches_up:  # mg decays in missed steps only while it is in use
+            self._set_idle(self._flags, "centered", value)
+        else:
+            self._flags["centered"] = value
 
     @property
     def eps_in_sqrt(self) -> bool:

@@ -337,6 +337,31 @@ def test_setting_what_missed_steps_depend_on_catches_up_first(
     np.testing.assert_allclose(ours, dense.get_slot(twin, "mg"), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("rho", 0.5), ("momentum", 0.2), ("centered", False)]
+)
+def test_a_step_uses_what_was_set_while_its_callables_ran(rng, name, value) -> None:
+    # As another thread may: all other rows have caught up at the old value.
+    def rate():
+        if opt.iterations == 4:
+            setattr(opt, name, value)
+        return 0.01
+
+    start = rng.standard_normal((10, 4))
+    var, twin_var = start.copy(), start.copy()
+    options = {"momentum": 0.9, "centered": True, "catch_up": True}
+    opt, twin = RMSprop(rate, **options), RMSprop(0.01, **options)
+    for t in range(8):
+        if t == 4:
+            setattr(twin, name, value)
+        grad = rows_of(rng, 10, 4, 2, float)
+        opt.apply_gradients([(grad, var)])
+        twin.apply_gradients([(grad, twin_var)])
+    opt.catch_up()
+    twin.catch_up()
+    assert_same_bits(var, twin_var)
+
+
 def assert_caught_up(opt):
     opt.get_weights()  # a ValueError otherwise
 
