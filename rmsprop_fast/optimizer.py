@@ -113,15 +113,15 @@ class Optimizer:
         self._silent: set[frozenset[Any]] = set()
         self._mirror()
 
-    def _mirror(self) -> None:
-        """Build the compiled step's picture of the slots."""
+    def _mirror(self, devices: Any = None) -> None:
+        """Build the compiled step's picture of the slots; `devices` are taken over."""
         slots = self._slots
         self._devices: Any = None
         self._step: Any = Step(
             slots.by_key, slots.extents, slots.iterations, self._silent
         )
-        if isinstance(self._hyper.get("learning_rate"), DeviceScalar):
-            self._use_devices()
+        if devices or isinstance(self._hyper.get("learning_rate"), DeviceScalar):
+            self._use_devices(devices)
         if not slots.is_restored:
             self._bind_step(range(len(slots.variables)))
 
@@ -143,12 +143,12 @@ class Optimizer:
                 not self._slots.is_excluded[index],
             )
 
-    def _use_devices(self) -> None:
+    def _use_devices(self, devices: Any = None) -> None:
         """From now on a step looks for arrays on devices, too."""
         from rmsprop_fast.gpu.step import DeviceStep
 
         if not isinstance(self._step, DeviceStep):
-            self._devices = DeviceStep(self._step, self._slots, self._silent)
+            self._devices = DeviceStep(self._step, self._slots, self._silent, devices)
             self._step = self._devices
 
     def check(self) -> None:
@@ -163,10 +163,16 @@ class Optimizer:
         ------
         IndexError
             A row was out of range. That step, and those after it, changed nothing on
-            its device; `iterations` is what it was before.
+            its device, and are no longer counted.
         FloatingPointError
             The same for an element of a gradient that was not finite, with
             ``check_finite=True``.
+
+        Notes
+        -----
+        Whatever reads or replaces state waits, too, and raises what it finds before it
+        does anything: `get_weights`, `set_weights`, `save`, pickling, `forget`, setting
+        `iterations`, and with ``catch_up=True`` setting what missed steps depend on.
         """
         with self._lock:
             if self._devices is not None:
@@ -194,6 +200,7 @@ class Optimizer:
             target[name] = value
             return
         with self._lock:  # no step comes between the two
+            self.check()  # on a device that has found something nothing would catch up
             self.catch_up()
             target[name] = value
 
@@ -528,7 +535,7 @@ class Optimizer:
         with self._lock:
             self.check()
             self._slots.forget(self._index(var))
-            self._mirror()
+            self._mirror(self._devices and self._devices.devices)
 
     def _index(self, var: Any) -> int:
         index = self._slots.find(var)
@@ -587,9 +594,11 @@ class Optimizer:
         KeyError
             `var` is unknown.
         TypeError
-            `rows` holds no integers.
+            `rows` holds no integers, or lies elsewhere than `var`.
         IndexError
             A row out of range; for a variable on a device, later: see `check`.
+        FloatingPointError
+            From a step on a device before this call, as in `check`.
         ValueError
             The optimizer was made without ``catch_up=True``, or is restored, has rows
             that miss steps, and is not bound yet; `rows` without `var`.

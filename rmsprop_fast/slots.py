@@ -135,6 +135,11 @@ class Slots:
             for index, var in zip(indices, new, strict=True)
             if index >= len(self._arrays) or name not in self._arrays[index]
         ]
+        counters = {
+            index: self._new_counters(var)
+            for index, var in zip(indices, new, strict=True)
+            if index >= len(self.variables)
+        }
         changed = {index for index, _, _ in created}
         if self.is_restored:
             changed.update(indices)
@@ -142,7 +147,7 @@ class Slots:
         for index, var in zip(indices, new, strict=True):
             if index == len(self.variables):
                 changed.add(index)
-                self._append(var)
+                self._append(var, counters[index])
         for index, name, array in created:
             self.add(index, name, array)
         return sorted(changed)
@@ -153,16 +158,11 @@ class Slots:
         self._order.append((index, name))
         self._take(array)
 
-    def _append(self, var: Array) -> None:
+    def _append(self, var: Array, counters: dict[str, Array]) -> None:
         self.by_key[self.key(var)] = len(self.variables)
         self.variables.append(backends.own_view(var))
         self.specs.append((var.shape, var.dtype))
-        self.counters.append(
-            {
-                name: backends.zeros(shape, np.int64, var)
-                for name, shape in self._counter_shapes(var.shape).items()
-            }
-        )
+        self.counters.append(counters)
         self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
         self._arrays.append({})
         self._take(var)
@@ -173,14 +173,17 @@ class Slots:
 
     def _rebind(self, new: Sequence[Array]) -> None:
         """Bind a restored state to `new`, which match it position by position."""
+        self._arrays, self.counters = (
+            [
+                {name: backends.place(array, var) for name, array in arrays.items()}
+                for arrays, var in zip(field, new, strict=True)
+            ]
+            for field in (self._arrays, self.counters)
+        )
         self.is_restored = False
         for index, var in enumerate(new):
-            slots = self._arrays[index]
-            for name, array in slots.items():
-                slots[name] = backends.place(array, var)
-                self._take(slots[name])
-            for name, counter in self.counters[index].items():
-                self.counters[index][name] = backends.place(counter, var)
+            for array in self._arrays[index].values():
+                self._take(array)
             self.variables[index] = backends.own_view(var)
             self.by_key[self.key(var)] = index
             if self._to_exclude.pop(self.key(var), None) is not None:
@@ -207,9 +210,15 @@ class Slots:
     def _counter_shapes(self, shape: Shape) -> dict[str, Shape]:
         if not self.counts_rows or 0 in shape or not shape:
             return {}
+        return {"steps": (2,), "row_steps": shape[:1]}
+
+    def _new_counters(self, var: Array) -> dict[str, Array]:
         # The host's are never written unless a gradient is row-sparse: until then
         # zeros cost no memory.
-        return {"steps": (2,), "row_steps": shape[:1]}
+        return {
+            name: backends.zeros(shape, np.int64, var)
+            for name, shape in self._counter_shapes(var.shape).items()
+        }
 
     def behind(self) -> list[int]:
         """Return the indices of the variables with rows that miss steps."""

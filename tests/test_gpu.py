@@ -390,7 +390,7 @@ def test_a_row_out_of_range_changes_nothing_and_is_raised_by_the_next_call(
     bad = IndexedSlices(good.values, indices)
     pairs = [(xp(np.ones(4, np.float32)), bias), (xp.grad(bad), table)]
     opt.apply_gradients(pairs)
-    opt._devices._devices[0].wait()
+    opt._devices.devices[0].wait()
     message = (
         rf"grads_and_vars\[1\]: indices must be in \[0, 5\), got {row} at position 6"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 from typing import Any
 
 import numpy as np
@@ -249,6 +251,86 @@ def test_a_row_out_of_range_of_catch_up_is_told_of_later(xp, rng) -> None:
     twins.assert_same()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("rho", 0.5), ("momentum", 0.9), ("centered", True)]
+)
+def test_what_missed_steps_depend_on_is_not_set_after_an_unseen_error(
+    xp, rng, name, value
+) -> None:
+    twins = Twins(xp, [wide_range(rng, (9, 4), np.float32)], catch_up=True)
+    for n in 9, 1, 1:
+        twins.step([rows_of(rng, n, 9, 4, np.float32)])
+    bad = xp.grad(IndexedSlices(np.ones((1, 4), np.float32), np.array([9])))
+    twins.opt.apply_gradients([(bad, twins.device[0])])
+    before = getattr(twins.opt, name)
+    with pytest.raises(IndexError):
+        setattr(twins.opt, name, value)  # the rows would not have caught up
+    assert getattr(twins.opt, name) == before
+    for opt in twins.opt, twins.twin:
+        setattr(opt, name, value)
+    twins.catch_up()
+    twins.step([rows_of(rng, 2, 9, 4, np.float32)])
+    twins.catch_up()
+    twins.assert_same()
+
+
+def test_rows_of_a_variable_without_elements_are_checked_too(xp) -> None:
+    opt, var = RMSprop(catch_up=True), xp(np.ones((3, 0)))
+    opt.build([var])
+    opt.catch_up(var, xp(np.array([2])))
+    opt.catch_up(var, xp(np.array([], np.int64)))
+    opt.check()
+    opt.catch_up(var, xp(np.array([3])))
+    with pytest.raises(IndexError, match=r"rows must be in \[0, 3\), got 3"):
+        opt.check()
+
+
+def test_a_row_sparse_step_left_out_is_missed_by_no_row(xp, rng) -> None:
+    var = wide_range(rng, (9, 4), np.float32)
+    twins = Twins(xp, [var], **FULL, catch_up=True, check_finite="skip")
+    for n in 9, 2, 2:
+        twins.step([rows_of(rng, n, 9, 4, np.float32)])
+        bad = rows_of(rng, 3, 9, 4, np.float32)
+        bad.values[1, 2] = np.inf
+        twins.step([bad])
+        twins.opt.check()
+    assert twins.opt.skipped_steps == 3
+    twins.assert_same()
+    twins.catch_up()
+    twins.assert_same()
+
+
+@pytest.mark.parametrize("is_restored", [False, True], ids=["new", "restored"])
+def test_without_memory_for_counters_nothing_is_bound(
+    fake, monkeypatch, is_restored
+) -> None:
+    first, second = fake(np.ones((3, 2))), fake(np.ones((4, 2)))
+    opt = RMSprop(catch_up=True)
+    opt.build([first, second])
+    opt = pickle.loads(pickle.dumps(opt)) if is_restored else RMSprop(catch_up=True)
+
+    def refuse(name: str) -> Any:
+        whole = getattr(fake.cupy, name)
+
+        def allocate(first: Any, *args: Any) -> Any:
+            array = whole(first, *args)
+            if array.dtype == np.int64 and array.shape == (4,):
+                raise MemoryError("no memory for counters")
+            return array
+
+        return allocate
+
+    with monkeypatch.context() as patch:
+        for name in "zeros", "asarray":
+            patch.setattr(fake.cupy, name, refuse(name))
+        with pytest.raises(MemoryError):
+            opt.build([first, second])
+    opt.build([first, second])
+    grads = fake(np.ones((3, 2))), fake(np.ones((4, 2)))
+    assert opt.apply_gradients(zip(grads, (first, second), strict=True)) == 1
+    assert len(opt.get_weights()) == 3
+
+
 # --- Gradients that are not finite ----------------------------------------------------
 
 
@@ -420,3 +502,130 @@ def test_setting_iterations_waits_for_steps_left_out(fake) -> None:
     opt.iterations = 10
     fake.cupy.machine.run(0)
     assert (opt.iterations, opt.skipped_steps) == (10, 1)
+
+
+# --- Several devices, and what outlives an optimizer ----------------------------------
+
+
+@pytest.fixture(params=[(0, 1), (1, 0)], ids=["device 0 first", "device 1 first"])
+def run_all(request, fake) -> Any:
+    """Let one device run after the other."""
+
+    def run(opt: RMSprop) -> None:
+        for device in request.param:
+            fake.cupy.machine.run(device)
+            if device == request.param[0]:
+                _ = opt.iterations  # looks at what is known by now
+
+    return run
+
+
+def on_both(fake: OnDevice, **options: Any) -> tuple[RMSprop, list[Any], Any]:
+    """Return an optimizer, a table on each device, and gradients for them by name."""
+    tables = [fake(np.ones((5, 3)), 0, device) for device in (0, 1)]
+    opt = RMSprop(**options)
+    opt.build(tables)
+    kinds = {
+        "good": np.ones((5, 3)),
+        "nan": np.full((5, 3), np.nan),
+        "bad row": IndexedSlices(np.ones((1, 3)), np.array([5])),
+    }
+    grads = [
+        {name: fake.grad(grad, 0, device) for name, grad in kinds.items()}
+        for device in (0, 1)
+    ]
+    return opt, tables, grads
+
+
+def test_errors_and_steps_left_out_on_two_devices_are_counted_once(
+    fake, run_all
+) -> None:
+    opt, tables, grads = on_both(fake, check_finite="skip")
+    for device, kind in [
+        *[(0, "good"), (1, "good"), (1, "nan"), (0, "nan"), (0, "bad row")],
+        *[(1, "good"), (0, "good"), (1, "nan"), (0, "nan")],
+    ]:
+        opt.apply_gradients([(grads[device][kind], tables[device])])
+    run_all(opt)
+    with pytest.raises(IndexError):
+        opt.check()
+    opt.check()
+    # Device 1 made two of four steps; device 0 made one, left one out, stopped.
+    assert opt.iterations == 3
+    assert opt.skipped_steps == 3
+    assert opt.apply_gradients([(grads[0]["good"], tables[0])]) == 4
+
+
+def test_a_step_that_fails_on_two_devices_is_taken_back_once(fake, run_all) -> None:
+    opt, tables, grads = on_both(fake)
+
+    def step(first: str, second: str) -> None:
+        kinds = first, second
+        opt.apply_gradients(
+            [(grads[k][kinds[k]], tables[k]) for k in (0, 1) if kinds[k]]
+        )
+
+    for kinds in [("good", "good"), ("bad row", "bad row"), ("good", ""), ("", "good")]:
+        step(*kinds)
+    run_all(opt)
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            opt.check()
+    opt.check()
+    assert opt.iterations == 1
+
+
+def test_an_error_of_catch_up_takes_back_what_followed_on_its_device_alone(
+    fake, run_all
+) -> None:
+    opt, tables, grads = on_both(fake, catch_up=True)
+    host = np.ones(3)
+    rows = fake(np.array([5]))
+    opt = RMSprop(catch_up=True)
+    opt.build([*tables, host])
+    opt.apply_gradients([(grads[0]["good"], tables[0])])
+    opt.catch_up(tables[0], rows)
+    for _ in range(3):
+        opt.apply_gradients([(np.ones(3), host)])
+        opt.apply_gradients([(grads[1]["good"], tables[1])])
+    opt.apply_gradients([(grads[0]["good"], tables[0])])
+    run_all(opt)
+    with pytest.raises(IndexError, match="in a catch_up on cuda:0"):
+        opt.check()
+    assert opt.iterations == 7
+
+
+@pytest.mark.parametrize("check", [True, "skip"])
+def test_steps_of_an_optimizer_that_is_gone_tell_nobody(fake, check) -> None:
+    var, bad = fake(np.ones(3)), fake(np.full(3, np.nan))
+    other, grad = fake(np.ones(3)), fake(np.ones(3))
+    old, new = RMSprop(check_finite=check), RMSprop(check_finite=check)
+    old.build([var])
+    with fake.cupy.cuda.Stream(non_blocking=True):
+        old.apply_gradients([(bad, var)])  # and nobody waits for that stream
+    del old
+    gc.collect()
+    assert new.apply_gradients([(grad, other)]) == 1
+    new.check()
+    assert (new.iterations, new.skipped_steps) == (1, 0)
+
+
+def test_a_graph_outlives_a_forgotten_variable(xp) -> None:
+    var, other = xp(np.ones(3)), xp(np.ones(3))
+    grad = xp(np.ones(3))
+    opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite="skip", clipnorm=100.0)
+    xp.cupy.cuda.Device(0).synchronize()
+    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
+        opt.apply_gradients([(grad, var), (grad, other)])
+        stream.synchronize()
+        stream.begin_capture()
+        opt.apply_gradients([(grad, var)])
+        graph = stream.end_capture()
+        opt.forget(other)
+        gc.collect()
+        for value in np.nan, 1.0:
+            grad.set(np.full(3, value))
+            graph.launch()
+            stream.synchronize()
+    assert (var.get() == 0.5).all()
+    assert opt.skipped_steps == 1

@@ -8,7 +8,6 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
     enum:
         RMSPROP_TABLE
         RMSPROP_ROWS_TABLE
-        RMSPROP_IDLE_TABLE
         RMSPROP_THREADS
         RMSPROP_CHUNK
         RMSPROP_ROWS_EACH
@@ -19,7 +18,6 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         RMSPROP_MAX_TILES
         RMSPROP_COUNT_BITS
         RMSPROP_MAX_REPORTED
-        RMSPROP_ROW_FOUND
         RMSPROP_NONFINITE_FOUND
 
     ctypedef struct rmsprop_scalars:
@@ -61,7 +59,7 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         unsigned char *decays
         unsigned char *lanes
         uint64_t occurrences, fault
-        long long iterations
+        long long step
         int n
 
     ctypedef struct rmsprop_idle_rows:
@@ -94,7 +92,7 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         int pair, is_unsigned
         rmsprop_nonfinite *bad
         int n_bad, found
-        long long iterations
+        long long step
         long long *skipped
 
     ctypedef struct rmsprop_sort:
@@ -123,5 +121,5 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
 
     ctypedef struct rmsprop_verdict:
         uint64_t stop, is_any "any", nonfinite, fault
-        long long n, iterations
+        long long n, step
         int skips

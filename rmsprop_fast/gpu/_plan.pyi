@@ -8,7 +8,6 @@ from rmsprop_fast.cpu._extents import Extents
 THREADS: int
 DIGITS: int
 IDLE_BITS: int
-ROW_FOUND: int
 NONFINITE_FOUND: int
 FAULT_SIZE: int
 NONFINITE_SIZE: int
@@ -26,7 +25,7 @@ class Fault:
     memory: Any
     address: int
     found: int
-    iterations: int
+    step: int
     row: tuple[int, int, int, int]
     nonfinite: tuple[list[tuple[int, int, int, int]], int]
     skipped: tuple[int, int]
@@ -60,7 +59,9 @@ class Plan:
         self, pairs: list[Any], variant: int, overlaps_checked: bool
     ) -> bool: ...
     def collect_gradients(self, grads: list[Any]) -> None: ...
-    def collect_idle(self, indices: list[int], rows: Any = ...) -> None: ...
+    def collect_idle(
+        self, indices: list[int], variant: int, rows: Any = ...
+    ) -> None: ...
     def set_scalars(
         self,
         lr: float,
@@ -73,7 +74,7 @@ class Plan:
         lr_address: int = ...,
         lr_is_f32: bool = ...,
     ) -> None: ...
-    def set_idle(self, rho: float, momentum: float) -> None: ...
+    def set_idle_powers(self, rho: float, momentum: float) -> None: ...
     def use(self, stop: int, scales: int = ..., skip: int = ...) -> None: ...
     def count(self, device: int) -> tuple[int, int]: ...
     def fill_dense(self, group: _Group, start: int) -> tuple[_Parameter, int, int]: ...
@@ -91,7 +92,7 @@ class Plan:
         self, group: _Group, start: int
     ) -> tuple[Table, int, int, int, int, int, int]: ...
     def place_rows(
-        self, table: Table, partial: int, occurrences: int, fault: int, iterations: int
+        self, table: Table, partial: int, occurrences: int, fault: int, step: int
     ) -> None: ...
     def read_rows(self, table: Table, occurrences: int) -> _Parameter: ...
     def fill_idle(
@@ -128,6 +129,6 @@ def verdict(
     nonfinite: int,
     fault: int,
     n: int,
-    iterations: int,
+    step: int,
     skips: bool,
 ) -> _Parameter: ...

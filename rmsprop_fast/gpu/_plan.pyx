@@ -32,7 +32,7 @@ cnp.import_array()
 THREADS = RMSPROP_THREADS
 DIGITS = RMSPROP_DIGITS
 IDLE_BITS = CENTERED | MOMENTUM  # of a variant: what a gradient of zero depends on
-ROW_FOUND, NONFINITE_FOUND = RMSPROP_ROW_FOUND, RMSPROP_NONFINITE_FOUND
+NONFINITE_FOUND = RMSPROP_NONFINITE_FOUND
 
 cdef enum:
     ALIGNMENT = 16  # bytes of a kernel's widest access
@@ -67,13 +67,13 @@ cdef class Fault:
 
     @property
     def found(self):
-        """ROW_FOUND or NONFINITE_FOUND since the last `forget`, or 0."""
+        """What was found since the last `forget`: NONFINITE_FOUND, a row, or 0."""
         return self.data.found
 
     @property
-    def iterations(self):
-        """The steps before the one that found it, -1 in a replay of a graph."""
-        return self.data.iterations
+    def step(self):
+        """The number of the step that found it, -1 in a replay of a graph."""
+        return self.data.step
 
     @property
     def row(self):
@@ -454,7 +454,7 @@ cdef class Plan:
         self.groups = []
         self._number(self.n)
 
-    def collect_idle(self, list indices, rows=None):
+    def collect_idle(self, list indices, int variant, rows=None):
         """Take the variables of `indices` that are here, to let rows catch up.
 
         `rows`, a device's array of any integer dtype, are of the one variable.
@@ -467,8 +467,10 @@ cdef class Plan:
         self.groups = []
         for index in indices:
             record = self.records.get(index)
-            if record is None or record.row_steps == 0:
+            if record is None or rows is None and record.row_steps == 0:
                 continue
+            if not self._has_slots(record, variant):
+                continue  # all its rows caught up when the variant was set
             entry = &self.entries[self.n]
             memset(entry, 0, sizeof(Entry))
             entry.record = <PyObject *> record
@@ -499,7 +501,7 @@ cdef class Plan:
         self.scalars.lr_address = lr_address
         self.scalars.lr_is_f32 = lr_is_f32
 
-    def set_idle(self, double rho, double momentum):
+    def set_idle_powers(self, double rho, double momentum):
         """Prepare what rows catch up by."""
         rmsprop_idle_powers_f32(
             self.idle_f32, rmsprop_coef_make_f32(0, rho, momentum, 0, 1, 1, 0),
@@ -656,7 +658,7 @@ cdef class Plan:
 
     def place_rows(
         self, Table table, uint64_t partial, uint64_t occurrences, uint64_t fault,
-        long long iterations,
+        long long step,
     ):
         """Set where a table's scratch lies, and what a fault reports."""
         cdef rmsprop_rows *t = <rmsprop_rows *> table.data
@@ -666,7 +668,7 @@ cdef class Plan:
             t.partial[k] += partial
         t.occurrences = occurrences
         t.fault = fault
-        t.iterations = iterations
+        t.step = step
 
     def read_rows(self, Table table, uint64_t occurrences):
         """Return a copy of the table that reads its occurrences, sorted, from there."""
@@ -685,8 +687,8 @@ cdef class Plan:
         t.is_all = is_all
         return table
 
-    cdef int _set_idle(self, rmsprop_idle_rows *t, int n, Record record) except -1:
-        """Set what both kinds of table have of variable n."""
+    cdef int _describe_idle(self, rmsprop_idle_rows *t, int n, Record record) except -1:
+        """Set what both kinds of idle table have of variable n."""
         t.param[n] = record.address
         t.rms[n] = record.rms
         t.mg[n] = record.mg
@@ -714,10 +716,10 @@ cdef class Plan:
         for k in range(start, self.n):
             if self.entries[k].group != wanted:
                 continue
-            if n == RMSPROP_IDLE_TABLE:
+            if n == RMSPROP_ROWS_TABLE:
                 break
             record = <Record> self.entries[k].record
-            self._set_idle(t, n, record)
+            self._describe_idle(t, n, record)
             t.start[n] = pieces
             t.first[n] = chunks
             if record.row_steps != 0:
@@ -746,7 +748,7 @@ cdef class Plan:
         cdef Py_ssize_t wanted = self.groups.index(group), k = start
         while t.n < rows.n:
             if self.entries[k].group == wanted:
-                self._set_idle(t, t.n, <Record> self.entries[k].record)
+                self._describe_idle(t, t.n, <Record> self.entries[k].record)
                 t.base[t.n] = rows.base[t.n]
                 t.start[t.n] = rows.start[t.n]
                 t.first[t.n] = rows.first[t.n]
@@ -861,7 +863,7 @@ def norm_factors(
 
 def verdict(
     uint64_t stop, uint64_t is_any, uint64_t nonfinite, uint64_t fault, long long n,
-    long long iterations, bint skips,
+    long long step, bint skips,
 ):
     """Return the parameter of the kernel that judges gradients that are not finite."""
     cdef Table table = Table(sizeof(rmsprop_verdict))
@@ -871,7 +873,7 @@ def verdict(
     t.nonfinite = nonfinite
     t.fault = fault
     t.n = n
-    t.iterations = iterations
+    t.step = step
     t.skips = skips
     return table.array
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,8 +17,13 @@ __all__ = ["Arena", "Device", "Launch"]
 
 BLOCKS_PER_PROCESSOR = 8  # of 256 threads: a processor's most, where registers allow
 ALIGNMENT = 256  # bytes, of each part of the scratch
+IN_FLIGHT = 2**14  # steps: more than a driver queues before a launch waits
 
 Launch = Callable[[], Any]
+
+# By device: the flag and the memory for faults of optimizers that are gone. Steps of
+# theirs may still be under way, and a pool would give it to somebody at once.
+_left: dict[int, list[tuple[Any, Any]]] = {}
 
 
 class Device:
@@ -35,6 +42,8 @@ class Device:
         What the host finds then, in memory that both reach: no copy, no waiting.
     skipped : tuple of int
         Steps that it has left out as far as the host has seen: of calls, of graphs.
+    steps : deque of int
+        The numbers of the last steps that were launched here.
     """
 
     def __init__(self, number: int) -> None:
@@ -44,13 +53,21 @@ class Device:
         self.number = number
         self._captured: list[Any] = []
         self.skipped = (0, 0)
+        self.steps: deque[int] = deque(maxlen=IN_FLIGHT)
+        left = _left.setdefault(number, [])
         with self.current():
-            self.stop = cupy.zeros(1, np.int32)
+            if left and not self.is_capturing():
+                self.wait()
+                self.stop, memory = left.pop()
+                self.stop.data.memset_async(0, self.stop.nbytes)
+            else:
+                self.stop = cupy.zeros(1, np.int32)
+                memory = cupy.cuda.alloc_pinned_memory(FAULT_SIZE)
             # Another stream may be the next to read it. Once in an optimizer's life.
             cupy.cuda.get_current_stream().synchronize()
             processors = cupy.cuda.Device(number).attributes["MultiProcessorCount"]
-        memory = cupy.cuda.alloc_pinned_memory(FAULT_SIZE)
         self.fault = Fault(memory, memory.ptr)
+        weakref.finalize(self, left.append, (self.stop, memory)).atexit = False
         self.blocks = BLOCKS_PER_PROCESSOR * int(processors)
 
     def current(self) -> Any:

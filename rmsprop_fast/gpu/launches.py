@@ -89,7 +89,7 @@ class Gradients:
             self.nonfinite += scratch
 
     def launches(
-        self, device: Device, memory: Any, iterations: int, skips: bool
+        self, device: Device, memory: Any, step: int, skips: bool
     ) -> Iterator[Launch]:
         """Yield what fills the factors, and what keeps a bad step from happening."""
         if not (self.bounds.is_norm or self.is_checked):
@@ -124,7 +124,7 @@ class Gradients:
                 self.nonfinite,
                 device.fault.address,
                 self.n,
-                iterations,
+                step,
                 skips,
             )
             yield device.launch_blocks("judge", parameter, 1)
@@ -211,10 +211,10 @@ class Rows:
         self.partial += scratch
         self.sorted = self.sort.result(self.lists)
 
-    def keys(self, device: Device, iterations: int) -> Iterator[Launch]:
+    def keys(self, device: Device, step: int) -> Iterator[Launch]:
         """Yield what copies and checks the rows."""
         self.plan.place_rows(
-            self.table, self.partial, self.lists, device.fault.address, iterations
+            self.table, self.partial, self.lists, device.fault.address, step
         )
         if self.n:
             name = f"keys{self.wide}"

@@ -326,7 +326,7 @@ __device__ __forceinline__ void refuse_row(const rmsprop_rows &t, int k, u64 row
     fault->row = row;
     fault->position = position;
     fault->n_rows = t.n_rows[k];
-    fault->iterations = t.iterations;
+    fault->step = t.step;
     fault->pair = t.pair[k];
     fault->is_unsigned = t.kind[k] % 2;
     __threadfence_system();
@@ -985,7 +985,7 @@ __device__ __forceinline__ void run_judge(const rmsprop_verdict &t)
     volatile rmsprop_fault *fault = (volatile rmsprop_fault *)t.fault;
     if (t.skips) {
         if (*at<const int>(t.stop) == 0)
-            fault->skipped[t.iterations < 0] += 1;
+            fault->skipped[t.step < 0] += 1;
         return;
     }
     if (atomicCAS(at<int>(t.stop), 0, 1) != 0)
@@ -1004,7 +1004,7 @@ __device__ __forceinline__ void run_judge(const rmsprop_verdict &t)
         ++n_bad;
     }
     fault->n_bad = n_bad;
-    fault->iterations = t.iterations;
+    fault->step = t.step;
     __threadfence_system();
     fault->found = RMSPROP_NONFINITE_FOUND;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from rmsprop_fast import backends, validation
 from rmsprop_fast.cpu import _step
 from rmsprop_fast.gpu import compiler
 from rmsprop_fast.gpu._plan import IDLE_BITS, NONFINITE_FOUND, Plan
-from rmsprop_fast.gpu.device import Arena, Device, Launch
+from rmsprop_fast.gpu.device import IN_FLIGHT, Arena, Device, Launch
 from rmsprop_fast.gpu.launches import (
     Bounds,
     Gradients,
@@ -36,10 +37,16 @@ class DeviceStep:
         The state.
     silent : set of frozenset of (address, shape, strides)
         Sets of variables whose missing gradients were warned about.
+    devices : dict of int to Device, optional
+        What the optimizer had on devices before: graphs know it by its addresses.
     """
 
     def __init__(
-        self, host: _step.Step, slots: Slots, silent: set[frozenset[Any]]
+        self,
+        host: _step.Step,
+        slots: Slots,
+        silent: set[frozenset[Any]],
+        devices: dict[int, Device] | None = None,
     ) -> None:
         import cupy
 
@@ -47,7 +54,8 @@ class DeviceStep:
         self._slots = slots
         self._iterations = slots.iterations
         self._plan = Plan(slots.by_key, slots.extents, silent, cupy.ndarray)
-        self._devices: dict[int, Device] = {}
+        self.devices: dict[int, Device] = {} if devices is None else devices
+        self._number = 0  # of the next step
 
     def bind(
         self,
@@ -68,9 +76,9 @@ class DeviceStep:
             self.host.bind(index, var, rms, momentum, mg, steps, row_steps, decays)
 
     def _device(self, number: int) -> Device:
-        device = self._devices.get(number)
+        device = self.devices.get(number)
         if device is None:
-            device = self._devices[number] = Device(number)
+            device = self.devices[number] = Device(number)
         return device
 
     def compile(self, variant: int) -> None:
@@ -87,27 +95,29 @@ class DeviceStep:
 
     def check(self) -> None:
         """Wait for all devices, and raise what a step there has found."""
-        for device in self._devices.values():
+        for device in self.devices.values():
             device.wait()
         self._raise_found()
+        for device in self.devices.values():
+            device.steps.clear()  # all have been made
 
     def see_skipped(self) -> None:
         """Take back the count of the steps that devices are known to have left out."""
-        for device in self._devices.values():
+        for device in self.devices.values():
             of_calls, of_graphs = device.see_skipped()
             self._iterations -= of_calls  # a replay was not counted
             self._slots.skipped_steps += of_calls + of_graphs
 
     def _raise_found(self) -> None:
         self.see_skipped()
-        for device in self._devices.values():
+        for device in self.devices.values():
             fault = device.fault
             if not fault.found:
                 continue
             device.clear_stop()
             self.see_skipped()
-            if fault.iterations >= 0:  # the steps since then did nothing here
-                self._iterations[()] = fault.iterations - device.skipped[0]
+            if fault.step >= 0:
+                self._take_back({step for step in device.steps if step >= fault.step})
             found, row, nonfinite = fault.found, fault.row, fault.nonfinite
             fault.forget()
             if found == NONFINITE_FOUND:
@@ -115,14 +125,20 @@ class DeviceStep:
                 validation.nonfinite_found(device.number, *nonfinite, shapes)
             validation.row_found(device.number, *row)
 
-    def _count(self, device: Device) -> int:
-        """Return what a device reports as the iterations before this step.
+    def _take_back(self, steps: set[int]) -> None:
+        """Count steps, by their numbers, no more: they did nothing on some device."""
+        self._iterations -= len(steps)
+        for (
+            device
+        ) in self.devices.values():  # one of several devices is taken back once
+            device.steps = deque(
+                (step for step in device.steps if step not in steps), IN_FLIGHT
+            )
 
-        That is with those that it has left out: the host may not know of all yet.
-        """
-        if device.is_capturing():
-            return -1
-        return int(self._iterations) + device.skipped[0]
+    def _number_on(self, device: Device) -> int:
+        """Return what a device is to report as the next step's number."""
+        with device.current():
+            return -1 if device.is_capturing() else self._number
 
     # --- The step ---------------------------------------------------------------------
 
@@ -179,12 +195,14 @@ class DeviceStep:
             is_f32,
         )
         if groups and self._slots.counts_rows:
-            plan.set_idle(rho, momentum)
+            plan.set_idle_powers(rho, momentum)
         bounds = Bounds(grad_factor, clipnorm, global_clipnorm)
         # Whatever can fail comes before the first array changes.
+        devices = [self._device(number) for number in numbers]
+        steps = [self._number_on(device) for device in devices]
         ready = [
-            (device, *self._prepare(device, variant, bounds, check_finite))
-            for device in map(self._device, numbers)
+            (device, *self._prepare(device, step, variant, bounds, check_finite))
+            for device, step in zip(devices, steps, strict=True)
         ]
         if host_pairs:
             done = self.host.update(
@@ -196,6 +214,10 @@ class DeviceStep:
                 return done
         else:
             self._iterations += 1
+        for device, step in zip(devices, steps, strict=True):
+            if step >= 0:
+                device.steps.append(step)
+        self._number += 1
         self._launch(ready)
         return int(self._iterations)
 
@@ -207,7 +229,12 @@ class DeviceStep:
                     launch()
 
     def _prepare(
-        self, device: Device, variant: int, bounds: Bounds, check_finite: bool | str
+        self,
+        device: Device,
+        step: int,
+        variant: int,
+        bounds: Bounds,
+        check_finite: bool | str,
     ) -> tuple[list[Launch], Any]:
         """Return a device's launches in order, and the scratch that they need."""
         plan, skips = self._plan, check_finite == "skip"
@@ -221,12 +248,9 @@ class DeviceStep:
             plan.use(
                 device.stop.data.ptr, gradients.factors, gradients.any if skips else 0
             )
-            count = self._count(device)
             # Everything is checked before any variable changes.
-            launches = [
-                launch for each in tables for launch in each.keys(device, count)
-            ]
-            launches += gradients.launches(device, scratch, count, skips)
+            launches = [launch for each in tables for launch in each.keys(device, step)]
+            launches += gradients.launches(device, scratch, step, skips)
             for group, own in rows.items():
                 launches += (
                     self._row_updates(device, own, variant)
@@ -315,8 +339,8 @@ class DeviceStep:
             if rows is not None:
                 return True
         plan = self._plan
-        plan.collect_idle(indices, rows)
-        plan.set_idle(rho, momentum)
+        plan.collect_idle(indices, variant, rows)
+        plan.set_idle_powers(rho, momentum)
         self._launch(
             [
                 (device, *self._prepare_idle(device, variant))
@@ -335,7 +359,7 @@ class DeviceStep:
             launches: list[Launch] = []
             for group, own in groups.items():
                 for rows in own:
-                    launches += rows.keys(device, self._count(device))
+                    launches += rows.keys(device, self._number_on(device))
                     launches += rows.sorting(device)
                     idle = rows.idle(made=0)
                     launches += rows.catching_up(device, idle, variant)

@@ -13,8 +13,7 @@ typedef unsigned long long rmsprop_address; /* on the device; 0: absent */
 
 enum {
     RMSPROP_TABLE = 512,        /* variables in one dense launch */
-    RMSPROP_ROWS_TABLE = 256,   /* row-sparse gradients in one launch */
-    RMSPROP_IDLE_TABLE = 256,   /* variables whose rows catch up in one launch */
+    RMSPROP_ROWS_TABLE = 256,   /* row-sparse gradients, or variables that catch up */
     RMSPROP_THREADS = 256,      /* of every block */
     RMSPROP_CHUNK = 8192,       /* elements a block takes at a time */
     RMSPROP_ROWS_EACH = 4,      /* sorted occurrences a group of lanes takes at a time */
@@ -74,7 +73,7 @@ typedef struct {
     unsigned char lanes[RMSPROP_ROWS_TABLE]; /* threads per row: a power of two, <= 32 */
     rmsprop_address occurrences;            /* unsorted where written, sorted where read */
     rmsprop_address fault;                  /* rmsprop_fault */
-    long long iterations;                   /* as in rmsprop_verdict */
+    long long step;                         /* as in rmsprop_verdict */
     int n;
 } rmsprop_rows;
 
@@ -83,16 +82,16 @@ typedef struct {
     rmsprop_scalars s;
     rmsprop_idle_f32 idle_f32[RMSPROP_COUNT_BITS]; /* see rmsprop_idle_powers */
     rmsprop_idle_f64 idle_f64[RMSPROP_COUNT_BITS];
-    rmsprop_address param[RMSPROP_IDLE_TABLE], rms[RMSPROP_IDLE_TABLE];
-    rmsprop_address mg[RMSPROP_IDLE_TABLE], mom[RMSPROP_IDLE_TABLE];
-    rmsprop_address steps[RMSPROP_IDLE_TABLE];     /* long long: made; had by all rows */
-    rmsprop_address row_steps[RMSPROP_IDLE_TABLE]; /* of each row; 0: not counted */
-    long long width[RMSPROP_IDLE_TABLE];
-    long long pieces[RMSPROP_IDLE_TABLE];          /* of RMSPROP_CHUNK elements in a row */
-    unsigned long long base[RMSPROP_IDLE_TABLE];
-    long long start[RMSPROP_IDLE_TABLE + 1];       /* occurrences, or pieces, before */
-    unsigned first[RMSPROP_IDLE_TABLE + 1];
-    unsigned char lanes[RMSPROP_IDLE_TABLE];
+    rmsprop_address param[RMSPROP_ROWS_TABLE], rms[RMSPROP_ROWS_TABLE];
+    rmsprop_address mg[RMSPROP_ROWS_TABLE], mom[RMSPROP_ROWS_TABLE];
+    rmsprop_address steps[RMSPROP_ROWS_TABLE];     /* long long: made; had by all rows */
+    rmsprop_address row_steps[RMSPROP_ROWS_TABLE]; /* of each row; 0: not counted */
+    long long width[RMSPROP_ROWS_TABLE];
+    long long pieces[RMSPROP_ROWS_TABLE];          /* of RMSPROP_CHUNK elements in a row */
+    unsigned long long base[RMSPROP_ROWS_TABLE];
+    long long start[RMSPROP_ROWS_TABLE + 1];       /* occurrences, or pieces, before */
+    unsigned first[RMSPROP_ROWS_TABLE + 1];
+    unsigned char lanes[RMSPROP_ROWS_TABLE];
     rmsprop_address occurrences;
     int made;                /* steps that each variable has made now */
     int is_all;              /* whether all rows have them */
@@ -120,7 +119,7 @@ typedef struct {
     rmsprop_nonfinite bad[RMSPROP_MAX_REPORTED];
     int n_bad;               /* may be more than are told apart above */
     int found;
-    long long iterations;    /* before the step, with those left out */
+    long long step;
     long long skipped[2];    /* steps left out since ever: of calls, of graphs */
 } rmsprop_fault;
 
@@ -165,7 +164,7 @@ typedef struct {
 typedef struct {
     rmsprop_address stop, any, nonfinite, fault;
     long long n;             /* gradients */
-    long long iterations;    /* before this step; -1 in a captured graph */
+    long long step;          /* its number, for the host; -1 in a captured graph */
     int skips;               /* leave it out; else stop until the host has raised */
 } rmsprop_verdict;
 

@@ -45,6 +45,7 @@ class Machine:
         self.launched: list[tuple[str, int, Any]] = []  # name, device, stream
         self.waits = 0
         self.live: dict[int, tuple[int, int]] = {}  # address: size, device
+        self.pinned: dict[int, list[np.ndarray]] = {}  # free, by size
 
     def enqueue(self, work: Callable[[], None]) -> None:
         """Append work to the current stream of the current device."""
@@ -54,12 +55,20 @@ class Machine:
         else:
             self.queues[self.current].append((stream, work))
 
-    def wait(self, device: int) -> None:
-        """Run all that was launched on a device."""
+    def wait(self, device: int, stream: Stream | None = None) -> None:
+        """Run all that was launched on a device, or on one of its streams."""
         if self.capturing:
             raise RuntimeError("cudaErrorStreamCaptureUnsupported")
         self.waits += 1
-        self.run(device)
+        if stream is None:
+            self.run(device)
+            return
+        queue, self.queues[device] = self.queues[device], []
+        for item in queue:
+            if item[0] is stream:
+                item[1]()
+            else:
+                self.queues[device].append(item)
 
     def run(self, device: int) -> None:
         queue, self.queues[device] = self.queues[device], []
@@ -113,9 +122,17 @@ class MemoryPointer:
 
 
 class PinnedMemoryPointer:
-    def __init__(self, size: int) -> None:
-        self._buffer = np.full(size, POISON, np.uint8)
+    """Memory of the host's; who lets go of it gives it to the next, at once."""
+
+    def __init__(self, machine: Machine, size: int) -> None:
+        self._pool = machine.pinned.setdefault(size, [])
+        self._buffer = (
+            self._pool.pop() if self._pool else np.full(size, POISON, np.uint8)
+        )
         self.ptr = self._buffer.ctypes.data
+
+    def __del__(self) -> None:
+        self._pool.append(self._buffer)
 
 
 class Flags:
@@ -272,7 +289,7 @@ class Stream:
         self._machine.streams[self._machine.current].pop()
 
     def synchronize(self) -> None:
-        self._machine.wait(self._machine.current)
+        self._machine.wait(self._machine.current, self)
 
     def is_capturing(self) -> bool:
         if self.ptr == 0:
@@ -412,7 +429,7 @@ def make(kernels: Library) -> types.ModuleType:
     cuda.Stream = lambda non_blocking=False: Stream(machine, next(pointers))
     cuda.get_current_stream = lambda: machine.streams[machine.current][-1]
     cuda.alloc = lambda size: MemoryPointer(Memory(machine, size, machine.current))
-    cuda.alloc_pinned_memory = PinnedMemoryPointer
+    cuda.alloc_pinned_memory = lambda size: PinnedMemoryPointer(machine, size)
     cuda.driver = types.SimpleNamespace(CUDADriverError=CUDADriverError)
     cuda.runtime = types.SimpleNamespace(
         driverGetVersion=lambda: 13000,
@@ -425,9 +442,10 @@ def make(kernels: Library) -> types.ModuleType:
 @contextlib.contextmanager
 def installed(cupy: types.ModuleType, monkeypatch: Any) -> Iterator[types.ModuleType]:
     """Let ``import cupy`` give this module."""
-    from rmsprop_fast.gpu import compiler
+    from rmsprop_fast.gpu import compiler, device
 
     with monkeypatch.context() as patch:
+        patch.setattr(device, "_left", {})
         patch.setitem(sys.modules, "cupy", cupy)
         patch.setitem(sys.modules, "cupy.cuda", cupy.cuda)
         patch.setattr(compiler, "_kernels", {})
