@@ -426,18 +426,19 @@ class Optimizer:
         """Run one step on gradients that `factor` multiplies before clipping."""
         pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
-        variant, rate, rho, momentum, epsilon = self._scalars()
+        scalars = self._scalars()
         options = (self._weight_decay or 0.0, self._check_finite)
         with self._lock:
             if self._catches_up:  # rows caught up when these were set: none is older
+                _, rate, *_, epsilon = scalars
                 variant, rho, momentum = self._idle_scalars()
-            scalars = variant, rate, rho, momentum, epsilon
+                scalars = variant, rate, rho, momentum, epsilon
             done = self._step.update(
                 *(pairs, *scalars, *self._bounds, factor, self._num_threads),
                 *(False, *options),
             )
             if done == REFUSED:
-                pairs = self._admit(pairs, self._slots_for(variant))
+                pairs = self._admit(pairs, self._slots_for(scalars[0]))
                 done = self._step.update(
                     *(pairs, *scalars, *self._bounds, factor, self._num_threads),
                     *(True, *options),

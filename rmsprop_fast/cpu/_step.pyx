@@ -264,6 +264,7 @@ cdef class Step:
     cdef Py_ssize_t n_records, capacity
     cdef Py_ssize_t epoch        # changes with `extents`
     cdef Py_ssize_t steps
+    cdef bint counts_rows        # of any variable
     cdef Buffer entries, gradients, tasks, occurrences, blocks
     cdef rmsprop_idle_f32[COUNT_BITS] idle_f32
     cdef rmsprop_idle_f64[COUNT_BITS] idle_f64
@@ -324,6 +325,7 @@ cdef class Step:
         record.var.counts.all_rows = record.var.counts.steps
         if steps is not None:
             record.var.counts.all_rows += 1
+            self.counts_rows = True
         record.var.counts.row = <int64_t *> _data(row_steps)
         record.var.decays = decays
 
@@ -591,6 +593,8 @@ cdef class Step:
         cdef const Variable *var
         cdef int64_t most = -1
         cdef Py_ssize_t k
+        if not self.counts_rows:
+            return most
         for k in range(n):
             var = &self.records[entries[k].record].var
             if var.counts.row != NULL:
