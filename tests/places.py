@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rmsprop_fast import IndexedSlices
+from rmsprop_fast import IndexedSlices, RMSprop
 
 
 class Host:
@@ -55,6 +57,22 @@ class OnDevice:
     def get(self, array: Any) -> np.ndarray:
         """Return a copy on the host."""
         return array.get()
+
+    @contextlib.contextmanager
+    def captured(self, opt: RMSprop, pairs: Any) -> Iterator[tuple[Any, Any]]:
+        """Make a step, which compiles it, and capture the next; on a stream of its own.
+
+        Gives the stream, which is current, and the graph.
+        """
+        pairs = list(pairs)
+        stream = self.cupy.cuda.Stream(non_blocking=True)
+        self.cupy.cuda.Device(0).synchronize()
+        with stream:
+            opt.apply_gradients(pairs)
+            stream.synchronize()
+            stream.begin_capture()
+            opt.apply_gradients(pairs)
+            yield stream, stream.end_capture()
 
 
 def real_cupy() -> ModuleType:

@@ -480,14 +480,7 @@ def test_a_step_can_be_captured_and_replayed(xp, rng, norm) -> None:
     rate = xp(np.float32(0.5))
     opt = RMSprop(rate, momentum=0.9, centered=True, **{norm: 1.0})
     twin = RMSprop(0.5, momentum=0.9, centered=True, **{norm: 1.0})
-    stream = xp.cupy.cuda.Stream(non_blocking=True)
-    xp.cupy.cuda.Device(0).synchronize()
-    with stream:
-        opt.apply_gradients(zip(moved, ours, strict=True))  # compiles, and binds
-        stream.synchronize()
-        stream.begin_capture()
-        opt.apply_gradients(zip(moved, ours, strict=True))
-        graph = stream.end_capture()
+    with xp.captured(opt, zip(moved, ours, strict=True)) as (stream, graph):
         for k in range(4):
             if k == 2:
                 rate.set(np.array(0.25, np.float32))
@@ -506,14 +499,7 @@ def test_a_bad_row_in_a_replay_is_found(xp, rng) -> None:
     indices = xp(np.array([1, 2]))
     grad = IndexedSlices(xp(np.ones((2, 3))), indices)
     opt = RMSprop()
-    stream = xp.cupy.cuda.Stream(non_blocking=True)
-    xp.cupy.cuda.Device(0).synchronize()
-    with stream:
-        opt.apply_gradients([(grad, table)])
-        stream.synchronize()
-        stream.begin_capture()
-        opt.apply_gradients([(grad, table)])
-        graph = stream.end_capture()
+    with xp.captured(opt, [(grad, table)]) as (_, graph):
         indices.set(np.array([1, 7]))
         before = table.get()
         graph.launch()

@@ -215,14 +215,8 @@ def test_steps_that_count_rows_are_captured_and_count_when_replayed(xp, rng) -> 
     first = wide_range(rng, (9, 4), np.float32)
     grad = rows_of(rng, 4, 9, 4, np.float32)
     moved, (var,) = xp.grad(grad), twins.device
-    xp.cupy.cuda.Device(0).synchronize()
-    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
-        twins.opt.apply_gradients([(xp(first), var)])
-        twins.opt.apply_gradients([(moved, var)])  # compiles
-        stream.synchronize()
-        stream.begin_capture()
-        twins.opt.apply_gradients([(moved, var)])
-        graph = stream.end_capture()
+    twins.opt.apply_gradients([(xp(first), var)])
+    with xp.captured(twins.opt, [(moved, var)]) as (stream, graph):
         for _ in range(3):
             graph.launch()
         twins.opt.catch_up()
@@ -461,13 +455,7 @@ def test_a_checked_step_waits_for_nothing(fake, rng, clip, check) -> None:
 def test_replays_of_a_graph_leave_steps_out_and_are_counted(xp) -> None:
     var, grad = xp(np.ones(3)), xp(np.ones(3))
     opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite="skip")
-    xp.cupy.cuda.Device(0).synchronize()
-    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
-        opt.apply_gradients([(grad, var)])
-        stream.synchronize()
-        stream.begin_capture()
-        opt.apply_gradients([(grad, var)])
-        graph = stream.end_capture()
+    with xp.captured(opt, [(grad, var)]) as (stream, graph):
         for value in 1.0, np.nan, np.inf, 1.0:
             grad.set(np.full(3, value))
             graph.launch()
@@ -480,13 +468,7 @@ def test_replays_of_a_graph_leave_steps_out_and_are_counted(xp) -> None:
 def test_a_refused_replay_is_told_of_and_counts_nothing(xp) -> None:
     var, grad = xp(np.ones(3)), xp(np.ones(3))
     opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite=True)
-    xp.cupy.cuda.Device(0).synchronize()
-    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
-        opt.apply_gradients([(grad, var)])
-        stream.synchronize()
-        stream.begin_capture()
-        opt.apply_gradients([(grad, var)])
-        graph = stream.end_capture()
+    with xp.captured(opt, [(grad, var)]) as (_, graph):
         grad.set(np.array([1, np.nan, 1]))
         graph.launch()
         with pytest.raises(FloatingPointError, match="1 of 3 elements"):
@@ -614,13 +596,8 @@ def test_a_graph_outlives_a_forgotten_variable(xp) -> None:
     var, other = xp(np.ones(3)), xp(np.ones(3))
     grad = xp(np.ones(3))
     opt = RMSprop(0.25, rho=0.0, epsilon=0.0, check_finite="skip", clipnorm=100.0)
-    xp.cupy.cuda.Device(0).synchronize()
-    with (stream := xp.cupy.cuda.Stream(non_blocking=True)):
-        opt.apply_gradients([(grad, var), (grad, other)])
-        stream.synchronize()
-        stream.begin_capture()
-        opt.apply_gradients([(grad, var)])
-        graph = stream.end_capture()
+    opt.build([var, other])
+    with xp.captured(opt, [(grad, var)]) as (stream, graph):
         opt.forget(other)
         gc.collect()
         for value in np.nan, 1.0:

@@ -101,7 +101,7 @@ cdef class Fault:
         self.data.found = 0
 
 
-FAULT_SIZE = sizeof(rmsprop_fault)
+FAULT_SIZE, NONFINITE_SIZE = sizeof(rmsprop_fault), sizeof(rmsprop_nonfinite)
 
 
 cdef class Record:
@@ -876,9 +876,6 @@ def verdict(
     t.step = step
     t.skips = skips
     return table.array
-
-
-NONFINITE_SIZE = sizeof(rmsprop_nonfinite)
 
 
 cdef inline long long _chunks(long long n, long long each) noexcept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -56,19 +57,24 @@ class Device:
         self.steps: deque[int] = deque(maxlen=IN_FLIGHT)
         left = _left.setdefault(number, [])
         with self.current():
-            if left and not self.is_capturing():
-                self.wait()
-                self.stop, memory = left.pop()
-                self.stop.data.memset_async(0, self.stop.nbytes)
-            else:
-                self.stop = cupy.zeros(1, np.int32)
-                memory = cupy.cuda.alloc_pinned_memory(FAULT_SIZE)
+            self.stop, memory = self._memory(left)
             # Another stream may be the next to read it. Once in an optimizer's life.
             cupy.cuda.get_current_stream().synchronize()
             processors = cupy.cuda.Device(number).attributes["MultiProcessorCount"]
         self.fault = Fault(memory, memory.ptr)
         weakref.finalize(self, left.append, (self.stop, memory)).atexit = False
         self.blocks = BLOCKS_PER_PROCESSOR * int(processors)
+
+    def _memory(self, left: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Return a flag that is 0 and memory for faults."""
+        if left and not self.is_capturing():
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                stop, memory = left.pop()
+                self.wait()
+                stop.data.memset_async(0, stop.nbytes)
+                return stop, memory
+        stop = self._cupy.zeros(1, np.int32)
+        return stop, self._cupy.cuda.alloc_pinned_memory(FAULT_SIZE)
 
     def current(self) -> Any:
         """Return a context in which this is the current device."""
