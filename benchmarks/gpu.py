@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target
-from benchmarks.peers import Peer, enter
+from benchmarks.peers import Peer, enter, torch_rmsprop
 from benchmarks.problems import (
     EPSILON,
     LEARNING_RATE,
+    PLAIN,
     RHO,
     VARIANTS,
     Array,
@@ -185,15 +186,7 @@ class TorchOnDevice(Peer):
         ]
         for tensor, grad in zip(self.tensors, grads, strict=True):
             tensor.grad = torch.from_dlpack(grad)
-        self.opt = torch.optim.RMSprop(
-            self.tensors,
-            lr=LEARNING_RATE,
-            alpha=RHO,
-            eps=EPSILON,
-            momentum=problem.variant.momentum,
-            centered=problem.variant.centered,
-            foreach=self.foreach,
-        )
+        self.opt = torch_rmsprop(self.tensors, problem.variant, self.foreach)
         self.step = self.opt.step
 
     def params(self) -> Sequence[Array]:
@@ -329,9 +322,7 @@ class Densified(Peer):
 
         self.tensor = torch.zeros(problem.shape, device="cuda")
         self.tensor.grad = torch.zeros_like(self.tensor)
-        opt = torch.optim.RMSprop(
-            [self.tensor], lr=LEARNING_RATE, alpha=RHO, eps=EPSILON, foreach=True
-        )
+        opt = torch_rmsprop([self.tensor], PLAIN, foreach=True)
         values = torch.from_dlpack(ours.values)
 
         def update(batch: Any) -> None:

@@ -31,7 +31,16 @@ from benchmarks.problems import (
 )
 from rmsprop_fast import RMSprop
 
-__all__ = ["PEERS", "Ours", "Peer", "build", "enter", "entries", "is_installed"]
+__all__ = [
+    "PEERS",
+    "Ours",
+    "Peer",
+    "build",
+    "enter",
+    "entries",
+    "is_installed",
+    "torch_rmsprop",
+]
 
 FIRST_STEP_SECONDS = 90  # compilation included
 
@@ -258,6 +267,21 @@ def fused(centered: bool, momentum: bool) -> Any:
     return update
 
 
+def torch_rmsprop(tensors: list[Any], variant: Variant, foreach: bool) -> Any:
+    """Return torch's optimizer of tensors, on the processor or on a device."""
+    import torch
+
+    return torch.optim.RMSprop(
+        tensors,
+        lr=LEARNING_RATE,
+        alpha=RHO,
+        eps=EPSILON,
+        momentum=variant.momentum,
+        centered=variant.centered,
+        foreach=foreach,
+    )
+
+
 class Torch(Peer):
     """torch.optim.RMSprop; `foreach` fuses each operation over all variables."""
 
@@ -273,15 +297,7 @@ class Torch(Peer):
         self.tensors = [torch.from_numpy(array) for array in problem.zeros()]
         for tensor, grad in zip(self.tensors, problem.grads, strict=True):
             tensor.grad = torch.from_numpy(grad)
-        self.opt = torch.optim.RMSprop(
-            self.tensors,
-            lr=LEARNING_RATE,
-            alpha=RHO,
-            eps=EPSILON,
-            momentum=problem.variant.momentum,
-            centered=problem.variant.centered,
-            foreach=self.foreach,
-        )
+        self.opt = torch_rmsprop(self.tensors, problem.variant, self.foreach)
         self.step = self.opt.step
 
     def params(self) -> Sequence[Array]:

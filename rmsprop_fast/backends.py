@@ -92,9 +92,9 @@ def own_view(array: Array) -> Array:
     return array.view(np.ndarray) if isinstance(array, np.ndarray) else array.view()
 
 
-def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
-    """Return C-contiguous zeros where `like` lies."""
-    if isinstance(like, np.ndarray):
+def zeros(shape: tuple[int, ...], dtype: Any, like: Array | None) -> Array:
+    """Return C-contiguous zeros where `like` lies; None lies on the host."""
+    if not is_on_device(like):
         return np.zeros(shape, dtype)
     import cupy
 

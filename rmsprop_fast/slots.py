@@ -136,7 +136,7 @@ class Slots:
             if index >= len(self._arrays) or name not in self._arrays[index]
         ]
         counters = {
-            index: self._new_counters(var)
+            index: self._new_counters(var.shape, var)
             for index, var in zip(indices, new, strict=True)
             if index >= len(self.variables)
         }
@@ -207,17 +207,15 @@ class Slots:
 
     # --- Rows that missed steps -------------------------------------------------------
 
-    def _counter_shapes(self, shape: Shape) -> dict[str, Shape]:
+    def _new_counters(self, shape: Shape, like: Any = None) -> dict[str, Array]:
+        """Return the counters of a variable of that shape, where `like` lies."""
         if not self.counts_rows or 0 in shape or not shape:
             return {}
-        return {"steps": (2,), "row_steps": shape[:1]}
-
-    def _new_counters(self, var: Array) -> dict[str, Array]:
         # The host's are never written unless a gradient is row-sparse: until then
         # zeros cost no memory.
         return {
-            name: backends.zeros(shape, np.int64, var)
-            for name, shape in self._counter_shapes(var.shape).items()
+            "steps": backends.zeros((2,), np.int64, like),
+            "row_steps": backends.zeros(shape[:1], np.int64, like),
         }
 
     def behind(self) -> list[int]:
@@ -310,13 +308,7 @@ class Slots:
         ]
         self.variables = [None] * len(self.specs)
         self._arrays = [{} for _ in self.specs]
-        self.counters = [
-            {
-                name: np.zeros(counter, np.int64)
-                for name, counter in self._counter_shapes(shape).items()
-            }
-            for shape, _ in self.specs
-        ]
+        self.counters = [self._new_counters(shape) for shape, _ in self.specs]
         self.is_closed = validation.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
         for key, array in state["arrays"].items():

@@ -10,7 +10,7 @@ from pathlib import Path
 DISTRIBUTIONS = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
 
 
-def library() -> Path | None:
+def path() -> Path | None:
     """Return the compiler's shared library, None when no distribution brings it."""
     for name in DISTRIBUTIONS:
         try:
@@ -25,11 +25,11 @@ def library() -> Path | None:
 
 def compile_ptx(source: str, *options: str) -> tuple[str, str]:
     """Return the PTX of a CUDA program and the compiler's log; fail with the log."""
-    path = library()
-    assert path is not None
-    for part in path.parent.glob("libnvrtc-builtins.so*"):
+    found = path()
+    assert found is not None
+    for part in found.parent.glob("libnvrtc-builtins.so*"):
         ctypes.CDLL(str(part))  # which it looks for on the system's path alone
-    nvrtc = ctypes.CDLL(str(path))
+    nvrtc = ctypes.CDLL(str(found))
     program = c_void_p()
     call(
         nvrtc.nvrtcCreateProgram(

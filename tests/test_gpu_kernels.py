@@ -253,7 +253,7 @@ MUTANTS = {
         1,
     ),
     "duplicate-rows-race": (
-        "if (head > s.begin && s.occurrences[head - 1].row == row)",
+        "if (!is_first(s.occurrences, s.begin, head))",
         "if (false)",
         1,
     ),
@@ -274,7 +274,7 @@ MUTANTS = {
         1,
     ),
     "a-row-catches-up-twice": (
-        "if (i == t.start[k] || occurrences[i - 1].row != row)",
+        "if (is_first(occurrences, t.start[k], i))",
         "if (true)",
         1,
     ),

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from places import OnDevice
+from test_bits import assert_same_bits
 from test_gpu import (
     FULL,
     OPTIONS,
     TABLES,
+    Twins,
     assert_device_equals_host,
-    assert_same_bits,
     make_step,
     rows_of,
     wide_range,
@@ -26,54 +27,12 @@ from rmsprop_fast.gpu import launches
 # --- Rows that catch up ---------------------------------------------------------------
 
 
-class Twins:
-    """The same variables and steps on a device and on the host."""
-
-    def __init__(
-        self, xp: OnDevice, variables: list[Any], offset: int = 0, **options: Any
-    ) -> None:
-        self.xp, self.offset = xp, offset
-        self.host = [var.copy() for var in variables]
-        self.device = [xp(var, offset) for var in variables]
-        self.opt, self.twin = RMSprop(**options), RMSprop(**options)
-
-    def step(self, grads: list[Any], chosen: Any = None) -> None:
-        chosen = range(len(self.host)) if chosen is None else chosen
-        self.twin.apply_gradients(
-            [(g, self.host[k]) for g, k in zip(grads, chosen, strict=True)]
-        )
-        moved = [self.xp.grad(grad, self.offset) for grad in grads]
-        self.opt.apply_gradients(
-            [(g, self.device[k]) for g, k in zip(moved, chosen, strict=True)]
-        )
-
-    def catch_up(self, k: int | None = None, rows: Any = None) -> None:
-        if k is None:
-            self.twin.catch_up()
-            self.opt.catch_up()
-        else:
-            self.twin.catch_up(self.host[k], rows)
-            moved = None if rows is None else self.xp(rows)
-            self.opt.catch_up(self.device[k], moved)
-
-    def assert_same(self) -> None:
-        """Compare variables, slots and counters."""
-        for ours, expected in zip(self.device, self.host, strict=True):
-            assert_same_bits(ours.get(), expected)
-        ours, theirs = self.opt._slots.state(), self.twin._slots.state()
-        assert ours["arrays"].keys() == theirs["arrays"].keys()
-        for name, array in ours["arrays"].items():
-            assert_same_bits(array, theirs["arrays"][name])
-        assert self.opt.iterations == self.twin.iterations
-
-
 @pytest.mark.parametrize("table", TABLES, ids=str)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_rows_catch_up_to_the_bits_of_the_host(
     xp, rng, dtype, centered, momentum, table, offset
 ) -> None:
     n_rows, width, n = table
-    width = width if isinstance(width, tuple) else (width,)
     options = OPTIONS | {"centered": centered, "momentum": momentum}
     var = wide_range(rng, (n_rows, *width), dtype)
     twins = Twins(xp, [var], offset, **options, catch_up=True)

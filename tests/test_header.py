@@ -113,7 +113,7 @@ extern "C" __global__ void rows(
 EXACT_CUDA = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"]
 
 needs_nvrtc = pytest.mark.skipif(
-    nvrtc.library() is None, reason="needs NVRTC (PyPI: nvidia-cuda-nvrtc)"
+    nvrtc.path() is None, reason="needs NVRTC (PyPI: nvidia-cuda-nvrtc)"
 )
 
 
@@ -159,8 +159,8 @@ def where(array: Array | None) -> c_void_p:
 class Spans:
     """One array and its slots, as the header's functions update them."""
 
-    def __init__(self, library: ctypes.CDLL, param: Array, opt: RMSprop) -> None:
-        self.library = library
+    def __init__(self, doors: ctypes.CDLL, param: Array, opt: RMSprop) -> None:
+        self.doors = doors
         self.param = param
         self.suffix = "f32" if param.dtype == np.float32 else "f64"
         self.slots = {name: np.zeros_like(param) for name in opt.get_slot_names()}
@@ -171,7 +171,7 @@ class Spans:
         self.scalars = np.array(scalars)
 
     def call(self, name: str, grad: Array | None, *sizes: Any) -> int:
-        function = self.library[f"{name}_{self.suffix}"]
+        function = self.doors[f"{name}_{self.suffix}"]
         function.restype = c_ssize_t
         slots = [where(self.slots.get(name)) for name in ("rms", "mg", "momentum")]
         end = where(self.scalars), c_int(self.variant)

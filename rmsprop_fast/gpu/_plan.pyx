@@ -552,7 +552,7 @@ cdef class Plan:
             t.scale[n] = self.entries[k].scale
             t.decays[n] = record.decays
             t.first[n] = chunks
-            chunks += <unsigned> ((record.size + RMSPROP_CHUNK - 1) // RMSPROP_CHUNK)
+            chunks += <unsigned> _chunks(record.size, RMSPROP_CHUNK)
             n += 1
         else:
             k = -1

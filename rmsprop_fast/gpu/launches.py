@@ -64,11 +64,14 @@ class Gradients:
         self.number = number
         self.bounds = bounds
         self.is_checked = is_checked
-        self.n, self.n_blocks = plan.count(number)
+        self.is_needed = bounds.is_norm or is_checked
         self.squares = self.sums = self.factors = self.any = self.nonfinite = 0
 
     def take(self, arena: Arena) -> None:
         """Reserve what is found out, of the blocks and of the gradients."""
+        if not self.is_needed:
+            return
+        self.n, self.n_blocks = self.plan.count(self.number)
         if self.bounds.is_norm:
             self.sums = arena.take(8 * self.n_blocks)
             self.squares = arena.take(8 * self.n)
@@ -92,7 +95,7 @@ class Gradients:
         self, device: Device, memory: Any, step: int, skips: bool
     ) -> Iterator[Launch]:
         """Yield what fills the factors, and what keeps a bad step from happening."""
-        if not (self.bounds.is_norm or self.is_checked):
+        if not self.is_needed:
             return
         if self.is_checked:
             yield device.clearing(memory + (self.any - memory.ptr), self.cleared)

@@ -532,6 +532,23 @@ __device__ __forceinline__ void run_sort_scatter(const rmsprop_sort &t)
 
 /* --- Row-sparse: sums and updates -------------------------------------------------- */
 
+/* A thread's place in its block: lanes share an item of an entry, and a block takes
+ * `each` items of every group of lanes at a time, `groups` apart. */
+struct Lanes {
+    int lane, lanes;
+    i64 groups, item;  /* the first item */
+};
+
+template <typename Table>
+__device__ __forceinline__ Lanes lanes_of(const Table &t, int k, u32 chunk, int each)
+{
+    const int lanes = t.lanes[k];
+    const i64 groups = RMSPROP_THREADS / lanes;
+    const Lanes l = {(int)threadIdx.x % lanes, lanes, groups,
+                     (i64)chunk * groups * each + threadIdx.x / lanes};
+    return l;
+}
+
 /* One gradient's share of the sorted list, and its values. */
 template <typename T, typename U> struct Share {
     const Occurrence<U> *occurrences;
@@ -566,6 +583,14 @@ __device__ __forceinline__ i64 first_not_below(const Occurrence<U> *occurrences,
             high = middle;
     }
     return low;
+}
+
+/* Whether the i-th of sorted occurrences, of which an entry's begin at `begin`, is the
+ * first of its row: who has it works for the row. */
+template <typename U>
+__device__ __forceinline__ bool is_first(const Occurrence<U> *occurrences, i64 begin, i64 i)
+{
+    return i == begin || occurrences[i - 1].row != occurrences[i].row;
 }
 
 /* Where one run of a row's occurrences ends that begins at `first`. */
@@ -688,18 +713,16 @@ __device__ __forceinline__ void run_partial(const rmsprop_rows &t)
     const typename Formula<T>::Coef base = coefficients<T>(t.s);
     for (u32 chunk = blockIdx.x; chunk < t.first_run[t.n]; chunk += gridDim.x) {
         const int k = owner(t.first_run, t.n, chunk);
-        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
-        const i64 groups = RMSPROP_THREADS / lanes;
+        const Lanes l = lanes_of(t, k, chunk - t.first_run[k], 1);
         const Share<T, U> s = share_of<T, U>(t, k);
         const typename Formula<T>::Coef c = own<T>(base, t, k);
-        const i64 first =
-            find_run(s, (i64)(chunk - t.first_run[k]) * groups + threadIdx.x / lanes);
+        const i64 first = find_run(s, l.item);
         if (first < 0)
             continue;
         if (are_packs<T, W>(t, k))
-            store_run<T, U, W>(s, first, lane, lanes, c);
+            store_run<T, U, W>(s, first, l.lane, l.lanes, c);
         else
-            store_run<T, U, 1>(s, first, lane, lanes, c);
+            store_run<T, U, 1>(s, first, l.lane, l.lanes, c);
     }
 }
 
@@ -711,25 +734,22 @@ __device__ __forceinline__ void run_rows(const rmsprop_rows &t)
     const typename Formula<T>::Coef base = coefficients<T>(t.s);
     for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
         const int k = owner(t.first, t.n, chunk);
-        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
-        const i64 groups = RMSPROP_THREADS / lanes;
+        const Lanes l = lanes_of(t, k, chunk - t.first[k], RMSPROP_ROWS_EACH);
         const Share<T, U> s = share_of<T, U>(t, k);
         const typename Formula<T>::Coef c = own<T>(base, t, k);
         const bool packs = are_packs<T, W>(t, k);
-        const i64 begin = s.begin + (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
         for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {
-            const i64 head = begin + j * groups + threadIdx.x / lanes;
+            const i64 head = s.begin + l.item + j * l.groups;
             if (head >= s.end)
                 break;
-            const U row = s.occurrences[head].row;
-            if (head > s.begin && s.occurrences[head - 1].row == row)
-                continue;  /* the row's first occurrence updates it */
-            const Run<T> r =
-                state_of<T>(t, k, (i64)((u64)row - t.base[k]) * s.width);
+            if (!is_first(s.occurrences, s.begin, head))
+                continue;
+            const u64 row = s.occurrences[head].row - t.base[k];
+            const Run<T> r = state_of<T>(t, k, (i64)row * s.width);
             if (packs)
-                update_row<T, U, V, W>(s, r, head, lane, lanes, c);
+                update_row<T, U, V, W>(s, r, head, l.lane, l.lanes, c);
             else
-                update_row<T, U, V, 1>(s, r, head, lane, lanes, c);
+                update_row<T, U, V, 1>(s, r, head, l.lane, l.lanes, c);
         }
     }
 }
@@ -739,8 +759,8 @@ __device__ __forceinline__ void run_rows(const rmsprop_rows &t)
 /* Catch up columns begin to end of a row by the steps that it misses. */
 template <typename T, int V, int W>
 __device__ __forceinline__ void catch_up_columns(const rmsprop_idle_rows &t, int k,
-                                                 i64 row, i64 begin, i64 end, int lane,
-                                                 int lanes)
+                                                 i64 row, i64 begin, i64 end,
+                                                 const Lanes &l)
 {
     const i64 *steps = at<const i64>(t.steps[k]);
     const i64 own = at<const i64>(t.row_steps[k])[row];
@@ -749,7 +769,7 @@ __device__ __forceinline__ void catch_up_columns(const rmsprop_idle_rows &t, int
         return;
     const typename Formula<T>::Idle idle = Formula<T>::idle(t, missed);
     const Run<T> r = state_of<T>(t, k, row * t.width[k]);
-    for (i64 i = begin + (i64)lane * W; i < end; i += (i64)lanes * W) {
+    for (i64 i = begin + (i64)l.lane * W; i < end; i += (i64)l.lanes * W) {
         Elements<T, V, W> e;
         if (V & MOMENTUM)  /* which alone moves param */
             e.read_param(r, i);
@@ -763,12 +783,12 @@ __device__ __forceinline__ void catch_up_columns(const rmsprop_idle_rows &t, int
 
 template <typename T, int V, int W>
 __device__ __forceinline__ void catch_up(const rmsprop_idle_rows &t, int k, i64 row,
-                                         i64 begin, i64 end, int lane, int lanes)
+                                         i64 begin, i64 end, const Lanes &l)
 {
     if (t.width[k] % W == 0 && is_aligned(t.param[k] | t.rms[k] | t.mg[k] | t.mom[k]))
-        catch_up_columns<T, V, W>(t, k, row, begin, end, lane, lanes);
+        catch_up_columns<T, V, W>(t, k, row, begin, end, l);
     else
-        catch_up_columns<T, V, 1>(t, k, row, begin, end, lane, lanes);
+        catch_up_columns<T, V, 1>(t, k, row, begin, end, l);
 }
 
 /* The rows of a sorted list, each once. */
@@ -780,19 +800,16 @@ __device__ __forceinline__ void run_catch_up_rows(const rmsprop_idle_rows &t)
     const Occurrence<U> *occurrences = at<const Occurrence<U> >(t.occurrences);
     for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
         const int k = owner(t.first, t.n, chunk);
-        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
-        const i64 groups = RMSPROP_THREADS / lanes;
-        const i64 begin = (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
+        const Lanes l = lanes_of(t, k, chunk - t.first[k], RMSPROP_ROWS_EACH);
         if (!t.row_steps[k])
             continue;
         for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {
-            const i64 i = t.start[k] + begin + j * groups + threadIdx.x / lanes;
+            const i64 i = t.start[k] + l.item + j * l.groups;
             if (i >= t.start[k + 1])
                 break;
-            const U row = occurrences[i].row;
-            if (i == t.start[k] || occurrences[i - 1].row != row)
-                catch_up<T, V, W>(t, k, (i64)((u64)row - t.base[k]), 0, t.width[k], lane,
-                                  lanes);
+            if (is_first(occurrences, t.start[k], i))
+                catch_up<T, V, W>(t, k, (i64)(occurrences[i].row - t.base[k]), 0,
+                                  t.width[k], l);
         }
     }
 }
@@ -805,21 +822,19 @@ __device__ __forceinline__ void run_catch_up_all(const rmsprop_idle_rows &t)
         return;
     for (u32 chunk = blockIdx.x; chunk < t.first[t.n]; chunk += gridDim.x) {
         const int k = owner(t.first, t.n, chunk);
-        const int lanes = t.lanes[k], lane = threadIdx.x % lanes;
-        const i64 groups = RMSPROP_THREADS / lanes;
-        const i64 begin = (i64)(chunk - t.first[k]) * groups * RMSPROP_ROWS_EACH;
+        const Lanes l = lanes_of(t, k, chunk - t.first[k], RMSPROP_ROWS_EACH);
         const i64 *steps = at<const i64>(t.steps[k]);
         if (steps[0] == steps[1])
             continue;
         for (int j = 0; j < RMSPROP_ROWS_EACH; ++j) {
-            const i64 i = begin + j * groups + threadIdx.x / lanes;
+            const i64 i = l.item + j * l.groups;
             if (i >= t.start[k + 1] - t.start[k])
                 break;
             const i64 row = i / t.pieces[k];
             const i64 column = (i - row * t.pieces[k]) * RMSPROP_CHUNK;
             const i64 rest = t.width[k] - column;
             const i64 end = column + (rest < RMSPROP_CHUNK ? rest : RMSPROP_CHUNK);
-            catch_up<T, V, W>(t, k, row, column, end, lane, lanes);
+            catch_up<T, V, W>(t, k, row, column, end, l);
         }
     }
 }

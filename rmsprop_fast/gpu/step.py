@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from rmsprop_fast import backends, validation
 from rmsprop_fast.cpu import _step
@@ -24,6 +24,15 @@ from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.slots import Slots
 
 __all__ = ["DeviceStep"]
+
+
+class Ready(NamedTuple):
+    """What is to be launched on a device, in order, and what that needs."""
+
+    device: Device
+    step: int  # as the device reports it, see `DeviceStep._number_on`
+    launches: list[Launch]
+    scratch: Any  # goes back to the pool after the launches
 
 
 class DeviceStep:
@@ -136,9 +145,8 @@ class DeviceStep:
             )
 
     def _number_on(self, device: Device) -> int:
-        """Return what a device is to report as the next step's number."""
-        with device.current():
-            return -1 if device.is_capturing() else self._number
+        """Return what the current device is to report as the next step's number."""
+        return -1 if device.is_capturing() else self._number
 
     # --- The step ---------------------------------------------------------------------
 
@@ -198,11 +206,9 @@ class DeviceStep:
             plan.set_idle_powers(rho, momentum)
         bounds = Bounds(grad_factor, clipnorm, global_clipnorm)
         # Whatever can fail comes before the first array changes.
-        devices = [self._device(number) for number in numbers]
-        steps = [self._number_on(device) for device in devices]
         ready = [
-            (device, *self._prepare(device, step, variant, bounds, check_finite))
-            for device, step in zip(devices, steps, strict=True)
+            self._prepare(self._device(number), variant, bounds, check_finite)
+            for number in numbers
         ]
         if host_pairs:
             done = self.host.update(
@@ -214,29 +220,23 @@ class DeviceStep:
                 return done
         else:
             self._iterations += 1
-        for device, step in zip(devices, steps, strict=True):
-            if step >= 0:
-                device.steps.append(step)
+        for each in ready:
+            if each.step >= 0:
+                each.device.steps.append(each.step)
         self._number += 1
         self._launch(ready)
         return int(self._iterations)
 
-    def _launch(self, ready: list[tuple[Device, list[Launch], Any]]) -> None:
-        """Launch what was prepared; its scratch goes back to the pool after this."""
-        for device, launches, _scratch in ready:
-            with device.current():
-                for launch in launches:
+    def _launch(self, ready: list[Ready]) -> None:
+        for each in ready:
+            with each.device.current():
+                for launch in each.launches:
                     launch()
 
     def _prepare(
-        self,
-        device: Device,
-        step: int,
-        variant: int,
-        bounds: Bounds,
-        check_finite: bool | str,
-    ) -> tuple[list[Launch], Any]:
-        """Return a device's launches in order, and the scratch that they need."""
+        self, device: Device, variant: int, bounds: Bounds, check_finite: bool | str
+    ) -> Ready:
+        """Return what a device's part of the step launches."""
         plan, skips = self._plan, check_finite == "skip"
         rows = self._rows(device)
         tables = [each for group in rows.values() for each in group]
@@ -248,6 +248,7 @@ class DeviceStep:
             plan.use(
                 device.stop.data.ptr, gradients.factors, gradients.any if skips else 0
             )
+            step = self._number_on(device)
             # Everything is checked before any variable changes.
             launches = [launch for each in tables for launch in each.keys(device, step)]
             launches += gradients.launches(device, scratch, step, skips)
@@ -257,7 +258,7 @@ class DeviceStep:
                     if group[2]
                     else self._dense_updates(device, group, variant)
                 )
-        return launches, scratch
+        return Ready(device, step, launches, scratch)
 
     def _scratch(self, device: Device, parts: list[Any]) -> Any:
         """Return memory for all parts, which know then where their own lies."""
@@ -343,23 +344,24 @@ class DeviceStep:
         plan.set_idle_powers(rho, momentum)
         self._launch(
             [
-                (device, *self._prepare_idle(device, variant))
-                for device in map(self._device, sorted({g[0] for g in plan.groups}))
+                self._prepare_idle(self._device(number), variant)
+                for number in sorted({group[0] for group in plan.groups})
             ]
         )
         return True
 
-    def _prepare_idle(self, device: Device, variant: int) -> tuple[list[Launch], Any]:
-        """Return a device's launches in order, and the scratch that they need."""
+    def _prepare_idle(self, device: Device, variant: int) -> Ready:
+        """Return what a device launches so that rows catch up."""
         groups = self._rows(device)
         with device.current():
             tables = [each for own in groups.values() for each in own]
             scratch = self._scratch(device, tables)
             self._plan.use(device.stop.data.ptr)
+            step = self._number_on(device)
             launches: list[Launch] = []
             for group, own in groups.items():
                 for rows in own:
-                    launches += rows.keys(device, self._number_on(device))
+                    launches += rows.keys(device, step)
                     launches += rows.sorting(device)
                     idle = rows.idle(made=0)
                     launches += rows.catching_up(device, idle, variant)
@@ -368,7 +370,7 @@ class DeviceStep:
                     every = IdleRows(self._plan, group, made=0)
                     launches += every.catching_up(device, variant)
                     launches += every.counting(device)
-        return launches, scratch
+        return Ready(device, step, launches, scratch)
 
     # --- Gradients --------------------------------------------------------------------
 
@@ -437,4 +439,4 @@ class DeviceStep:
                     if chunks:
                         name = f"take_{suffix_of(is_double)}"
                         launches.append(device.launch(name, table, chunks, 1))
-        self._launch([(device, launches, scratch)])
+        self._launch([Ready(device, -1, launches, scratch)])
