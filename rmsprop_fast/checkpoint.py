@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rmsprop_fast import schedules, validation
+from rmsprop_fast import schedules, step_rules
 from rmsprop_fast.optimizer import Optimizer
 from rmsprop_fast.rmsprop import RMSprop
 from rmsprop_fast.schedules import LearningRateSchedule
@@ -68,7 +68,7 @@ def save(
     """Write an optimizer to a file; see `Optimizer.save`."""
     target = _path(path)
     variables = (
-        [] if var_list is None else validation.variables("var_list", var_list, Slots())
+        [] if var_list is None else step_rules.variables("var_list", var_list, Slots())
     )
     config, callables = _configuration(optimizer)
     header = {
@@ -441,7 +441,7 @@ def _matched(saved: Sequence[Array], var_list: Any) -> list[Array]:
         return []
     if isinstance(var_list, (list, tuple)) and not var_list:
         return []
-    variables = validation.variables("var_list", var_list, Slots())
+    variables = step_rules.variables("var_list", var_list, Slots())
     found = [(var.shape, var.dtype.name) for var in variables]
     expected = [(array.shape, array.dtype.name) for array in saved]
     if found != expected:

@@ -10,12 +10,12 @@ Gradients are dense: row-sparse ones come from a loss of the caller's that retur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rmsprop_fast import validation
+from rmsprop_fast import rules, step_rules
 
 __all__ = ["ValueAndGrad", "autograd", "jax", "wrap"]
 
@@ -65,12 +65,12 @@ class ValueAndGrad:
         ValueError
             The loss is not a scalar; the number of gradients is another.
         """
-        value, grads = validation.loss_result(self._value_and_grad(*variables))
+        value, grads = loss_result(self._value_and_grad(*variables))
         value = np.asarray(value)[()]
-        validation.scalar_loss(np.shape(value))
+        scalar_loss(np.shape(value))
         if not isinstance(grads, (list, tuple)):  # the one variable's
             grads = [grads]
-        grads, _ = validation.matched(grads, variables)
+        grads, _ = matched(grads, variables)
         return value, grads
 
 
@@ -150,7 +150,7 @@ def autograd(f: Callable[..., Any]) -> ValueAndGrad:
     >>> w.round(1), b.round(1)
     (array([3.]), array([1.]))
     """
-    f = validation.function("f", f)
+    f = function("f", f)
     try:
         from autograd import value_and_grad
     except ImportError as error:
@@ -198,7 +198,7 @@ def jax(f: Callable[..., Any]) -> ValueAndGrad:
     gradients are copied back. With the variables in other memory than the processor's
     each step waits for both.
     """
-    f = validation.function("f", f)
+    f = function("f", f)
     try:
         import jax
     except ImportError as error:
@@ -226,7 +226,7 @@ def _scalar(f: Callable[..., Any]) -> Callable[..., Any]:
 
     def scalar(*variables: Any) -> Any:
         value = f(*variables)
-        validation.scalar_loss(np.shape(value))
+        scalar_loss(np.shape(value))
         return value
 
     return scalar
@@ -238,3 +238,74 @@ def _missing(extra: str, error: ImportError) -> ImportError:
         f"python -m pip install 'rmsprop-fast[{extra}]'",
         name=error.name,
     )
+
+
+# --- Rules ---------------------------------------------------------------------------
+
+
+def loss(value: Any) -> Callable[[], Any]:
+    """Return a loss that can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"loss must be a callable that returns (value, grads), got {value!r}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Return a function of the variables."""
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a callable of the variables that returns a scalar, "
+            f"got {value!r}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def scalar_loss(shape: tuple[int, ...]) -> None:
+    """Refuse a loss that is an array; only a scalar has gradients."""
+    if shape != ():
+        raise ValueError(
+            f"loss must be a scalar, such as a mean or a sum, got shape {shape}"
+        )
+
+
+def loss_result(result: Any) -> tuple[Any, Any]:
+    """Return what a loss returned as (value, grads)."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(
+            f"loss must return (value, grads), got {type(result).__name__}"
+            + (f" of {len(result)}" if isinstance(result, (tuple, list)) else "")
+        )
+    return result[0], result[1]
+
+
+def loss_variables(var_list: Any) -> list[Array]:
+    """Return the variables that a loss is called with."""
+    variables = rules.listed("var_list", var_list)
+    return [rules.variable(f"var_list[{k}]: ", var) for k, var in enumerate(variables)]
+
+
+def matched(grads: Any, var_list: Any) -> tuple[list[Any], list[Any]]:
+    """Return gradients and variables as lists of one length."""
+    grads, var_list = rules.listed("grads", grads), rules.listed("var_list", var_list)
+    if len(grads) != len(var_list):
+        raise ValueError(
+            f"loss must return a gradient for each of the {len(var_list)} variables, "
+            f"got {len(grads)}"
+        )
+    return grads, var_list
+
+
+def gradients(grads: Sequence[Any], params: Sequence[Any]) -> list[Array]:
+    """Return the gradients' arrays; each parameter must have one."""
+    arrays = []
+    for k, (grad, var) in enumerate(zip(grads, params, strict=True)):
+        rules.variable(f"params[{k}]: ", var)
+        if grad is None:
+            raise ValueError(
+                f"loss must return a gradient for every variable, got None for "
+                f"params[{k}] of shape {var.shape}"
+            )
+        arrays.append(step_rules.gradient(f"params[{k}]: ", grad, var))
+    return arrays

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop_fast import validation
+from rmsprop_fast import backends, rules
 
 __all__ = ["IndexedSlices"]
 
@@ -64,10 +64,10 @@ class IndexedSlices:
         indices: np.ndarray[Any, Any],
         dense_shape: Sequence[int] | None = None,
     ) -> None:
-        validation.slices(values, indices)
+        slices(values, indices)
         self._values = values
         self._indices = indices
-        self._dense_shape = validation.shape("dense_shape", dense_shape)
+        self._dense_shape = rules.shape("dense_shape", dense_shape)
 
     @property
     def values(self) -> np.ndarray[Any, Any]:
@@ -90,4 +90,57 @@ class IndexedSlices:
         )
         return (
             f"IndexedSlices(values={self._values!r}, indices={self._indices!r}{shape})"
+        )
+
+
+# --- Rules ---------------------------------------------------------------------------
+
+
+def slices(values: Any, indices: Any, where: str = "") -> None:
+    """Check a row-sparse gradient by itself."""
+    rules.real_array(where, "values", values)
+    rules.integers(f"{where}indices", indices)
+    rules.same_place(where, "indices", indices, "values", values)
+    if values.ndim == 0:
+        raise ValueError(f"{where}values must have at least 1 dimension, got 0")
+    if indices.ndim != 1:
+        raise ValueError(
+            f"{where}indices must have 1 dimension, got shape {indices.shape}"
+        )
+    if len(values) != len(indices):
+        raise ValueError(
+            f"{where}values must have as many rows as indices, {len(indices)}, "
+            f"got {len(values)}"
+        )
+
+
+def slices_for(where: str, grad: Any, var: Any) -> None:
+    """Check a row-sparse gradient against its variable."""
+    slices(grad.values, grad.indices, where)
+    rules.same_place(where, "values", grad.values, "var", var)
+    if var.ndim == 0:
+        raise ValueError(
+            f"{where}var must have at least 1 dimension for IndexedSlices, got 0"
+        )
+    if grad.values.dtype != var.dtype:
+        raise TypeError(
+            f"{where}values must have var's dtype {var.dtype}, got {grad.values.dtype}"
+        )
+    if grad.values.shape[1:] != var.shape[1:]:
+        raise ValueError(
+            f"{where}values must have rows of var's shape {var.shape[1:]}, "
+            f"got {grad.values.shape[1:]}"
+        )
+    if grad.dense_shape is not None and grad.dense_shape != var.shape:
+        raise ValueError(
+            f"{where}dense_shape must be var's shape {var.shape}, "
+            f"got {grad.dense_shape}"
+        )
+    if backends.is_on_device(var):
+        return  # the device looks at the rows, see `row_found`
+    bad = np.flatnonzero((grad.indices < 0) | (grad.indices >= len(var)))
+    if bad.size:
+        raise IndexError(
+            f"{where}indices must be in [0, {len(var)}), "
+            f"got {grad.indices[bad[0]]} at position {bad[0]}"
         )

@@ -23,7 +23,7 @@ from rmsprop_fast.cpu._tasks cimport (
 )
 from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
 
-from rmsprop_fast import threads, validation
+from rmsprop_fast import rules, threads
 
 __all__ = ["Status", "address", "api_version", "check", "function", "signature"]
 
@@ -49,7 +49,7 @@ cdef struct Scalars:
 # --- Threads --------------------------------------------------------------------------
 
 # What `threads.count` knows, where no Python object can be asked.
-cdef int most_threads = validation.MAX_THREADS
+cdef int most_threads = rules.MAX_THREADS
 cdef int default_limit
 cdef bint is_alone
 
@@ -296,6 +296,28 @@ class Status(enum.IntEnum):
     NO_MEMORY = RMSPROP_NO_MEMORY
 
 
+_RULES = {
+    Status.BAD_SIZE: (ValueError, "n, n_rows and width must be >= 0 and fit into memory"),
+    Status.BAD_POINTER: (
+        ValueError,
+        "arrays must be aligned, and only mg, mom (at momentum 0) and arrays without "
+        "elements may be NULL",
+    ),
+    Status.BAD_OVERLAP: (
+        ValueError,
+        "param, grad or values, rms, mg and mom must not share memory",
+    ),
+    Status.BAD_SCALAR: (
+        ValueError,
+        "lr and epsilon must be finite and >= 0, rho and momentum in [0, 1], "
+        "keep finite, clip > 0",
+    ),
+    Status.BAD_THREADS: (ValueError, f"num_threads must be in [0, {rules.MAX_THREADS}]"),
+    Status.BAD_ROW: (IndexError, "rows must be in [0, n_rows)"),
+    Status.NO_MEMORY: (MemoryError, "rows need 16 bytes each to be sorted"),
+}
+
+
 def check(status):
     """Raise unless a function of this module has returned 0.
 
@@ -319,7 +341,8 @@ def check(status):
     IndexError: rows must be in [0, n_rows)
     """
     if status != RMSPROP_DONE:
-        validation.kernel_status(Status(status).name)
+        kind, rule = _RULES[Status(status)]
+        raise kind(rule)
 
 
 def _capsule(name):

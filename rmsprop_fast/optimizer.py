@@ -12,7 +12,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from rmsprop_fast import backends, schedules, threads, validation
+from rmsprop_fast import (
+    backends,
+    gradients,
+    rules,
+    schedules,
+    slots,
+    step_rules,
+    threads,
+)
 from rmsprop_fast.cpu._step import NOT_FINITE, REFUSED, Step, clipped
 from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.gradients import ValueAndGrad
@@ -76,19 +84,19 @@ class Optimizer:
     # Those that a step with a zero gradient uses, beside the variant.
     _idle_hyper: tuple[str, ...] = ()
     _ranges: dict[str, Callable[[str, Any], float]] = {
-        "learning_rate": validation.at_least_zero,
-        "decay": validation.at_least_zero,
+        "learning_rate": rules.at_least_zero,
+        "decay": rules.at_least_zero,
     }
 
     def __init__(
         self, name: str | None = None, *, num_threads: int | None = None, **kwargs: Any
     ) -> None:
-        validation.known_keywords(
+        rules.known_keywords(
             kwargs,
             ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
             + ("weight_decay", "catch_up", "check_finite"),
         )
-        self._name = validation.text("name", name or type(self).__name__)
+        self._name = rules.text("name", name or type(self).__name__)
         self._hyper: dict[str, Any] = {}
         self._flags: dict[str, bool] = {}
         self._clip: dict[str, float | None] = dict.fromkeys(
@@ -97,7 +105,7 @@ class Optimizer:
         self._bounds = (math.inf, math.inf, math.inf)
         self.num_threads = num_threads
         self.last_loss: Any = None
-        self._catches_up = validation.flag("catch_up", kwargs.get("catch_up", False))
+        self._catches_up = rules.flag("catch_up", kwargs.get("catch_up", False))
         self.decay = kwargs.get("decay", 0.0)
         self.weight_decay = kwargs.get("weight_decay")
         self.check_finite = kwargs.get("check_finite", False)
@@ -182,14 +190,14 @@ class Optimizer:
 
     def _set_hyper(self, name: str, value: Any) -> None:
         if name != "learning_rate" and isinstance(value, LearningRateSchedule):
-            validation.no_schedule(name, value)
+            rules.no_schedule(name, value)
         if name == "learning_rate" and backends.is_on_device(value):
             value = DeviceScalar(name, value)
             self._use_devices()
         elif not callable(value):
             value = self._ranges[name](name, value)
         if self._catches_up and name in self._idle_hyper:
-            validation.no_callable_with_catch_up(name, value)
+            rules.no_callable_with_catch_up(name, value)
             self._set_idle(self._hyper, name, value)
         else:
             self._hyper[name] = value
@@ -256,9 +264,9 @@ class Optimizer:
 
     def _set_clip(self, name: str, value: Any) -> None:
         if value is not None:
-            value = validation.at_least_zero(name, value)
+            value = rules.at_least_zero(name, value)
         clip = {**self._clip, name: value}
-        validation.one_norm(clip["clipnorm"], clip["global_clipnorm"])
+        rules.one_norm(clip["clipnorm"], clip["global_clipnorm"])
         self._clip = clip
         # The compiled step's order; a bound of infinity is never reached.
         self._bounds = (
@@ -302,9 +310,9 @@ class Optimizer:
     @weight_decay.setter
     def weight_decay(self, value: float | None) -> None:
         if value is not None:
-            value = validation.at_least_zero("weight_decay", value)
+            value = rules.at_least_zero("weight_decay", value)
         if self._catches_up:
-            validation.no_weight_decay_with_catch_up(value)
+            rules.no_weight_decay_with_catch_up(value)
         self._weight_decay = value
 
     @property
@@ -317,7 +325,7 @@ class Optimizer:
 
     @check_finite.setter
     def check_finite(self, value: bool | str) -> None:
-        self._check_finite = validation.finiteness("check_finite", value)
+        self._check_finite = rules.finiteness("check_finite", value)
 
     @property
     def num_threads(self) -> int | None:
@@ -327,7 +335,7 @@ class Optimizer:
     @num_threads.setter
     def num_threads(self, value: int | None) -> None:
         if value is not None:
-            value = validation.integer("num_threads", value, 1, validation.MAX_THREADS)
+            value = rules.integer("num_threads", value, 1, rules.MAX_THREADS)
         self._num_threads = value
 
     @property
@@ -341,7 +349,7 @@ class Optimizer:
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        value = validation.integer("iterations", value, 0, validation.MAX_ITERATIONS)
+        value = rules.integer("iterations", value, 0, rules.MAX_ITERATIONS)
         with self._lock:
             self.check()
             self._slots.iterations[()] = value
@@ -419,12 +427,12 @@ class Optimizer:
         later call raises what was found, and takes back the count of a step that was
         left out, see `check`.
         """
-        validation.left_at_default("name", name)
+        rules.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
 
     def _apply(self, grads_and_vars: GradsAndVars, factor: float) -> int:
         """Run one step on gradients that `factor` multiplies before clipping."""
-        pairs = list(validation.iterator("grads_and_vars", grads_and_vars))
+        pairs = list(step_rules.iterator("grads_and_vars", grads_and_vars))
         # Callables and schedules run here, before the lock is taken.
         scalars = self._scalars()
         options = (self._weight_decay or 0.0, self._check_finite)
@@ -452,24 +460,24 @@ class Optimizer:
     def _skip(self, pairs: list[Any]) -> int:
         """Raise for, or leave out, a step whose gradients are not finite."""
         if self._check_finite != "skip":
-            validation.nonfinite(pairs)
+            step_rules.nonfinite(pairs)
             return NOT_FINITE  # they are by now
         self._slots.skipped_steps += 1
         return self.iterations
 
     def _admit(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
-        pairs = validation.pairs(pairs)
-        to_bind, missing = validation.step(pairs, self._slots)
+        pairs = step_rules.pairs(pairs)
+        to_bind, missing = step_rules.step(pairs, self._slots)
         arrays = [var for grad, var in pairs if grad is not None]
         self._check_norm_place(arrays)
         if self._check_finite is not False:
-            validation.one_place("check_finite", False, arrays)
+            step_rules.one_place("check_finite", False, arrays)
         rate = self._hyper.get("learning_rate")
         if isinstance(rate, DeviceScalar):
-            validation.rate_place(rate.array, arrays)
+            step_rules.rate_place(rate.array, arrays)
         if self._check_finite is True:
-            validation.nonfinite(pairs)  # an error must not leave slots behind
+            step_rules.nonfinite(pairs)  # an error must not leave slots behind
         if missing:
             self._warn_of_missing(missing)
         self._bind_step(self._slots.bind(to_bind, slot_names))
@@ -478,7 +486,7 @@ class Optimizer:
     def _check_norm_place(self, arrays: list[Array]) -> None:
         """Refuse a norm of gradients in several places: one would have to wait."""
         if self._clip["global_clipnorm"] is not None:
-            validation.one_place("global_clipnorm", None, arrays)
+            step_rules.one_place("global_clipnorm", None, arrays)
 
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
@@ -511,7 +519,7 @@ class Optimizer:
         """
         variant = self._scalars()[0]
         with self._lock:
-            new = validation.variables("var_list", var_list, self._slots)
+            new = step_rules.variables("var_list", var_list, self._slots)
             self._bind_step(self._slots.bind(new, self._slots_for(variant)))
             self._slots.is_closed = True
             self._silent.clear()  # who was not bound is now a stranger
@@ -541,10 +549,10 @@ class Optimizer:
     def _index(self, var: Any) -> int:
         index = self._slots.find(var)
         if index is None:
-            validation.unknown_variable(var)
+            slots.unknown_variable(var)
         bound = self._slots.variables[index]
         if bound is not None:
-            validation.same_array("", var, bound)
+            rules.same_array("", var, bound)
         return index
 
     def exclude_from_weight_decay(
@@ -567,7 +575,7 @@ class Optimizer:
             `var_names` is not None.
         """
         with self._lock:
-            arrays = validation.to_exclude(
+            arrays = step_rules.to_exclude(
                 [] if var_list is None else var_list, var_names, self._slots
             )
             indices = [self._slots.exclude(var) for var in arrays]
@@ -637,14 +645,14 @@ class Optimizer:
         array([0.125, 0.75 , 0.   ])
         """
         with self._lock:
-            validation.counted_rows(self._slots)
+            slots.counted_rows(self._slots)
             if var is None:
                 indices = list(range(len(self._slots.variables)))
             else:
                 indices = [self._index(var)]
-                validation.variable("", var)
+                rules.variable("", var)
             if rows is not None:
-                rows = validation.rows(rows, var)
+                rows = step_rules.rows(rows, var)
             if self._slots.is_restored:
                 return  # no row is behind
             done = self._step.catch_up(
@@ -653,7 +661,7 @@ class Optimizer:
             if not done:
                 assert rows is not None  # else there is nothing out of range
                 assert var is not None
-                validation.row_out_of_range(rows, var)
+                step_rules.row_out_of_range(rows, var)
 
     # --- Losses -----------------------------------------------------------------------
 
@@ -662,13 +670,13 @@ class Optimizer:
     ) -> tuple[Any, list[Gradient], list[Array]]:
         """Call `loss`; return its value, its gradients and the list of variables."""
         if isinstance(loss, ValueAndGrad):
-            variables = validation.loss_variables(_listed(var_list))
+            variables = gradients.loss_variables(_listed(var_list))
             return *loss(*variables), variables
-        value, grads = validation.loss_result(validation.loss(loss)())
+        value, grads = gradients.loss_result(gradients.loss(loss)())
         var_list = _listed(var_list)  # after the loss, as Keras does
         if backends.is_array(grads) or isinstance(grads, IndexedSlices):
             grads = [grads]
-        return value, *validation.matched(grads, var_list)
+        return value, *gradients.matched(grads, var_list)
 
     def minimize(
         self,
@@ -703,8 +711,8 @@ class Optimizer:
         TypeError, ValueError, IndexError
             As `apply_gradients`; `loss` is not callable or returns something else.
         """
-        validation.left_at_default("name", name)
-        factor = 1.0 if grad_loss is None else validation.finite("grad_loss", grad_loss)
+        rules.left_at_default("name", name)
+        factor = 1.0 if grad_loss is None else rules.finite("grad_loss", grad_loss)
         value, grads, var_list = self._gradients(loss, var_list)
         done = self._apply(zip(grads, var_list, strict=True), factor)
         self.last_loss = value
@@ -731,7 +739,7 @@ class Optimizer:
             As `minimize`; a gradient is None.
         """
         value, grads, params = self._gradients(loss, params)
-        arrays = validation.gradients(grads, params)
+        arrays = gradients.gradients(grads, params)
         self._check_norm_place(arrays)
         if any(map(backends.is_on_device, arrays)):
             with self._lock:
@@ -770,7 +778,7 @@ class Optimizer:
             As `minimize`; a gradient is None.
         """
         value, grads, params = self._gradients(loss, params)
-        validation.gradients(grads, params)
+        gradients.gradients(grads, params)
         done = self._apply(zip(grads, params, strict=True), 1.0)
         self.last_loss = value
         return [done]
@@ -801,15 +809,15 @@ class Optimizer:
         TypeError, ValueError
             `var` cannot be bound, see `apply_gradients`; `initializer` does not fit.
         """
-        validation.text("slot_name", slot_name)
+        rules.text("slot_name", slot_name)
         with self._lock:
-            validation.bindable(var, self._slots)
+            step_rules.bindable(var, self._slots)
             index = self._slots.find(var)
             slot = None if index is None else self._slots.get(index, slot_name)
             if slot is not None:
                 return slot
             slot = backends.place(initial(initializer, var.shape, var.dtype), var)
-            validation.new_slot(slot, var, self._slots)
+            step_rules.new_slot(slot, var, self._slots)
             self._slots.bind([var], [])
             index = self._index(var)
             self._slots.add(index, slot_name, slot)
@@ -851,14 +859,14 @@ class Optimizer:
         TypeError, ValueError
             An argument breaks its rule.
         """
-        validation.text("name", name)
-        validation.left_at_default("trainable", trainable)
-        validation.left_at_default("synchronization", synchronization)
-        validation.left_at_default("aggregation", aggregation)
+        rules.text("name", name)
+        rules.left_at_default("trainable", trainable)
+        rules.left_at_default("synchronization", synchronization)
+        rules.left_at_default("aggregation", aggregation)
         return initial(
             initializer,
-            validation.shape("shape", shape) or (),
-            validation.slot_dtype("dtype", np.float32 if dtype is None else dtype),
+            rules.shape("shape", shape) or (),
+            rules.slot_dtype("dtype", np.float32 if dtype is None else dtype),
         )
 
     def get_slot(self, var: Array, slot_name: str) -> Array:
@@ -885,7 +893,7 @@ class Optimizer:
         """
         slot = self._slots.get(self._index(var), slot_name)
         if slot is None:
-            validation.unknown_slot(slot_name, self._slots)
+            slots.unknown_slot(slot_name, self._slots)
         return slot
 
     def get_slot_names(self) -> list[str]:
@@ -929,7 +937,7 @@ class Optimizer:
         """
         with self._lock:
             self.check()
-            validation.no_row_is_behind("get_weights", self._slots)
+            slots.no_row_is_behind("get_weights", self._slots)
             return [
                 array.get()
                 if backends.is_on_device(array)
@@ -953,7 +961,7 @@ class Optimizer:
         """
         with self._lock:
             self.check()
-            new = validation.weights(self._name, weights, self.weights)
+            new = slots.weights(self._name, weights, self.weights)
             # Copies first: an array of the caller's may be one of the live ones.
             for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
                 backends.copy_into(slot, array)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmsprop_fast import validation
+from rmsprop_fast import rules
 from rmsprop_fast.optimizer import Hyperparameter, Optimizer
 from rmsprop_fast.schedules import LearningRateSchedule
 
@@ -97,9 +97,9 @@ class RMSprop(Optimizer):
     _idle_hyper = ("rho", "momentum")
     _ranges = {
         **Optimizer._ranges,
-        "rho": validation.fraction,
-        "momentum": validation.fraction,
-        "epsilon": validation.at_least_zero,
+        "rho": rules.fraction,
+        "momentum": rules.fraction,
+        "epsilon": rules.at_least_zero,
     }
 
     def __init__(
@@ -157,7 +157,7 @@ class RMSprop(Optimizer):
 
     @centered.setter
     def centered(self, value: bool) -> None:
-        value = validation.flag("centered", value)
+        value = rules.flag("centered", value)
         if self._catches_up:  # mg decays in missed steps only while it is in use
             self._set_idle(self._flags, "centered", value)
         else:
@@ -170,7 +170,7 @@ class RMSprop(Optimizer):
 
     @eps_in_sqrt.setter
     def eps_in_sqrt(self, value: bool) -> None:
-        self._flags["eps_in_sqrt"] = validation.flag("eps_in_sqrt", value)
+        self._flags["eps_in_sqrt"] = rules.flag("eps_in_sqrt", value)
 
     def _variant(self, momentum: float) -> int:
         return (

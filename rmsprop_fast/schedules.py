@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Self, TypeAlias
 
-from rmsprop_fast import validation
+from rmsprop_fast import rules
 
 __all__ = [
     "CosineDecay",
@@ -51,7 +51,7 @@ def _checked_step(step: Any) -> int:
 
 def _growth(name: str, value: Any) -> float:
     """Return a finite float >= 1."""
-    result = validation.finite(name, value)
+    result = rules.finite(name, value)
     if result < 1.0:
         raise ValueError(f"{name} must be >= 1, got {value!r}")
     return result
@@ -86,22 +86,22 @@ def _each(rule: _Rule) -> _Rule:
 
 # An argument means the same in every schedule, so one table serves them all.
 _RULES: Mapping[str, _Rule] = {
-    "initial_learning_rate": validation.at_least_zero,
-    "end_learning_rate": validation.at_least_zero,
-    "warmup_target": _optional(validation.at_least_zero),
-    "values": _each(validation.at_least_zero),
-    "decay_steps": _steps(validation.positive),
-    "first_decay_steps": _steps(validation.positive),
-    "warmup_steps": _steps(validation.at_least_zero),
-    "boundaries": _each(_steps(validation.at_least_zero)),
-    "decay_rate": validation.at_least_zero,
-    "power": validation.at_least_zero,
+    "initial_learning_rate": rules.at_least_zero,
+    "end_learning_rate": rules.at_least_zero,
+    "warmup_target": _optional(rules.at_least_zero),
+    "values": _each(rules.at_least_zero),
+    "decay_steps": _steps(rules.positive),
+    "first_decay_steps": _steps(rules.positive),
+    "warmup_steps": _steps(rules.at_least_zero),
+    "boundaries": _each(_steps(rules.at_least_zero)),
+    "decay_rate": rules.at_least_zero,
+    "power": rules.at_least_zero,
     "t_mul": _growth,
-    "m_mul": validation.at_least_zero,
-    "alpha": validation.fraction,
-    "staircase": validation.flag,
-    "cycle": validation.flag,
-    "name": _optional(validation.text),
+    "m_mul": rules.at_least_zero,
+    "alpha": rules.fraction,
+    "staircase": rules.flag,
+    "cycle": rules.flag,
+    "name": _optional(rules.text),
 }
 
 
@@ -203,7 +203,7 @@ class _BuiltIn(LearningRateSchedule):
             rate = self._rate(step)
         except OverflowError:
             rate = math.inf
-        return validation.finite(f"learning rate at step {step}", rate)
+        return rules.finite(f"learning rate at step {step}", rate)
 
     def get_config(self) -> dict[str, Any]:
         config = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -657,7 +657,7 @@ def deserialize(
         raise ValueError(
             f"config must have the keys 'class_name' and 'config', got {list(config)}"
         )
-    name = validation.text("class_name", config["class_name"])
+    name = rules.text("class_name", config["class_name"])
     known: dict[str, Any] = {**BUILT_INS, **(custom_objects or {})}
     if name not in known:
         raise ValueError(f"Unknown decay: {name}")

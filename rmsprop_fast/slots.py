@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 import numpy as np
 
-from rmsprop_fast import backends, validation
+from rmsprop_fast import backends, rules
 from rmsprop_fast.cpu._extents import Extents
 
 __all__ = ["INITIALIZERS", "Slots", "initial"]
@@ -33,7 +33,7 @@ def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
             )
         return INITIALIZERS[initializer](shape, dtype)
     value = initializer(shape, dtype) if callable(initializer) else initializer
-    array = validation.slot_array(value, shape, dtype)
+    array = slot_array(value, shape, dtype)
     if (
         isinstance(array, np.memmap)
         and array.dtype == dtype
@@ -259,7 +259,7 @@ class Slots:
         devices; all else is for JSON.
         """
         if self._to_exclude:
-            validation.unbound_exclusions(list(self._to_exclude.values()))
+            unbound_exclusions(list(self._to_exclude.values()))
         arrays = {
             f"slot.{index}.{quote(name, safe='')}": backends.as_numpy(
                 self._arrays[index][name]
@@ -295,34 +295,166 @@ class Slots:
 
         Raises ValueError for a state that no optimizer can have had.
         """
-        self = cls(validation.flag("counts_rows", state["counts_rows"]))
-        self.iterations[()] = validation.integer(
-            "iterations", state["iterations"], 0, validation.MAX_ITERATIONS
+        self = cls(rules.flag("counts_rows", state["counts_rows"]))
+        self.iterations[()] = rules.integer(
+            "iterations", state["iterations"], 0, rules.MAX_ITERATIONS
         )
-        self.skipped_steps = validation.integer(
-            "skipped_steps", state["skipped_steps"], 0
-        )
+        self.skipped_steps = rules.integer("skipped_steps", state["skipped_steps"], 0)
         self.specs = [
-            (tuple(shape), validation.slot_dtype("dtype", dtype))
+            (tuple(shape), rules.slot_dtype("dtype", dtype))
             for shape, dtype in state["variables"]
         ]
         self.variables = [None] * len(self.specs)
         self._arrays = [{} for _ in self.specs]
         self.counters = [self._new_counters(shape) for shape, _ in self.specs]
-        self.is_closed = validation.flag("is_closed", state["is_closed"])
+        self.is_closed = rules.flag("is_closed", state["is_closed"])
         self.is_restored = bool(self.specs)
         for key, array in state["arrays"].items():
             kind, number, name = key.split(".", 2)
             index = int(number)
             if kind == "slot":
-                validation.saved_slot(key, index, array, self.specs)
+                saved_slot(key, index, array, self.specs)
                 self.add(index, unquote(name), _own_copy(array))
             elif kind == "counter":
-                validation.saved_counter(key, index, name, array, self.counters)
+                saved_counter(key, index, name, array, self.counters)
                 self.counters[index][name] = _own_copy(array)
             else:
                 raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
-        self.is_excluded = validation.saved_flags(
+        self.is_excluded = saved_flags(
             "is_excluded", state["is_excluded"], len(self.specs)
         )
         return self
+
+
+# --- Rules ---------------------------------------------------------------------------
+
+
+def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
+    """Return arrays to copy into `current`, iterations first."""
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"weights must be a list of arrays, got {type(given).__name__}")
+    arrays = [backends.as_numpy(value) for value in given]
+    if len(arrays) == len(current) - 1:
+        arrays = [np.zeros((), np.int64), *arrays]  # as Keras 1 wrote them
+    if len(arrays) != len(current):
+        raise ValueError(
+            f"weights must hold the {len(current)} arrays of optimizer {name!r}, "
+            f"got {len(arrays)}"
+        )
+    for k, (new, old) in enumerate(zip(arrays, current, strict=True)):
+        if new.shape != old.shape:
+            raise ValueError(
+                f"weights[{k}] must have the shape {old.shape}, got {new.shape}"
+            )
+        if not np.can_cast(new.dtype, old.dtype, "same_kind"):
+            raise TypeError(
+                f"weights[{k}] must cast to {old.dtype} within its kind, "
+                f"got {new.dtype}"
+            )
+    rules.integer("weights[0]", int(arrays[0]), 0, rules.MAX_ITERATIONS)
+    return arrays
+
+
+def no_row_is_behind(what: str, slots: Slots) -> None:
+    """Refuse what needs all steps of all rows."""
+    behind = slots.behind()
+    if behind:
+        raise ValueError(
+            f"{what} needs every row to have its variable's steps, got "
+            f"{len(behind)} variable{'s' * (len(behind) > 1)} with rows that miss "
+            "some: call catch_up()"
+        )
+
+
+def counted_rows(slots: Slots) -> None:
+    """Refuse to catch up where steps are not counted, or variables not known yet."""
+    if not slots.counts_rows:
+        raise ValueError("catch_up needs an optimizer made with catch_up=True")
+    if slots.is_restored and slots.behind():
+        raise ValueError(
+            "a restored optimizer must be bound by build or apply_gradients before "
+            "its rows catch up"
+        )
+
+
+def unbound_exclusions(arrays: Sequence[Array]) -> NoReturn:
+    """Raise for exclusions that nothing could find again."""
+    shapes = ", ".join(str(array.shape) for array in arrays)
+    raise ValueError(
+        "arrays excluded from weight decay must be bound by build or apply_gradients "
+        f"before the optimizer is copied or saved, got unbound ones of shape {shapes}"
+    )
+
+
+def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an initial value for a slot as an array that fits."""
+    host = backends.as_numpy(value) if backends.is_on_device(value) else value
+    array: Array = np.asanyarray(host)
+    if array.shape != var_shape:
+        raise ValueError(
+            f"initializer must give var's shape {var_shape}, got {array.shape}"
+        )
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise TypeError(
+            f"initializer must give {dtype} or what casts to it within its kind, "
+            f"got {array.dtype}"
+        )
+    return array
+
+
+def saved_slot(
+    key: str,
+    index: int,
+    array: Array,
+    specs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+) -> None:
+    """Refuse a restored slot that does not fit its variable."""
+    if not 0 <= index < len(specs):
+        raise ValueError(f"{key} must be of one of {len(specs)} variables")
+    if (array.shape, array.dtype) != specs[index]:
+        raise ValueError(
+            f"{key} must have its variable's shape {specs[index][0]} and dtype "
+            f"{specs[index][1]}, got {array.shape} and {array.dtype}"
+        )
+
+
+def saved_counter(
+    key: str,
+    index: int,
+    name: str,
+    array: Array,
+    counters: Sequence[dict[str, Array]],
+) -> None:
+    """Refuse a restored counter that its variable cannot have."""
+    new = counters[index].get(name) if 0 <= index < len(counters) else None
+    if new is None:
+        raise ValueError(f"{key} must be of a variable whose rows are counted")
+    if (array.shape, array.dtype) != (new.shape, new.dtype):
+        raise ValueError(
+            f"{key} must have the shape {new.shape} and dtype {new.dtype}, got "
+            f"{array.shape} and {array.dtype}"
+        )
+
+
+def saved_flags(name: str, flags: Sequence[Any], n: int) -> list[bool]:
+    """Return restored flags, one for each of n variables."""
+    if len(flags) != n:
+        raise ValueError(f"{name} must be of {n} variables, got {len(flags)}")
+    return [rules.flag(name, value) for value in flags]
+
+
+def unknown_slot(name: Any, slots: Slots) -> NoReturn:
+    """Raise for a slot that was not created."""
+    raise KeyError(f"slot_name must be one of {slots.names()}, got {name!r}")
+
+
+def unknown_variable(var: Any) -> NoReturn:
+    """Raise for an array that no slot was created for."""
+    if backends.is_array(var):
+        raise KeyError(
+            f"var must be a variable of this optimizer, got one it has not "
+            f"seen, of shape {var.shape}"
+        )
+    raise KeyError(
+        f"var must be a variable of this optimizer, got {type(var).__name__}"
+    )

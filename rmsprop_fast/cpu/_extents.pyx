@@ -1,7 +1,7 @@
 """Which addresses are taken: sorted, disjoint intervals.
 
 A step asks for every gradient whether its memory may be a variable's or a slot's. The
-answer "no" must cost nanoseconds; "perhaps" is settled exactly by `validation`.
+answer "no" must cost nanoseconds; "perhaps" is settled exactly by `step_rules`.
 """
 
 from libc.stdlib cimport free, realloc

@@ -1,6 +1,6 @@
 """One step over any number of variables: every rule tested, one task list, one run.
 
-The tests here are macros and say only yes or no. `validation` holds the same rules in
+The tests here are macros and say only yes or no. `step_rules` holds the same rules in
 Python, finds the broken one and words the error; a property test compares the two.
 """
 
@@ -31,7 +31,7 @@ from rmsprop_fast.header cimport (
     rmsprop_idle_powers_f32, rmsprop_idle_powers_f64,
 )
 
-from rmsprop_fast import threads, validation
+from rmsprop_fast import rules, threads
 from rmsprop_fast.indexed_slices import IndexedSlices
 
 cnp.import_array()
@@ -655,7 +655,7 @@ cdef class Step:
         """Update every variable once and return the new count of iterations.
 
         Returns REFUSED, with nothing changed, when any rule is broken or a variable is
-        new; the caller asks `validation` which. Returns NOT_FINITE, with nothing
+        new; the caller asks `step_rules` which. Returns NOT_FINITE, with nothing
         changed, when that is checked and an element of a gradient is not.
 
         Parameters
@@ -689,7 +689,7 @@ cdef class Step:
         if n < 0:
             return REFUSED
         if count[0] == INT64_MAX:
-            validation.too_many_iterations()
+            rules.too_many_iterations()
         work = self._work(n)
         n_threads = _team(work, n, num_threads)
         n_rounds = self._reserve(n, n_threads)

@@ -2,7 +2,7 @@
 
 The counterpart of `cpu._step` for CuPy's arrays, which this module knows by their public
 attributes alone: it is compiled and imported without CuPy. The tests here say only yes
-or no; `validation` words the error.
+or no; `step_rules` words the error.
 """
 
 cimport numpy as cnp

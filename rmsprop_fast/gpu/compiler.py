@@ -12,9 +12,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from rmsprop_fast import validation
+from typing import Any, NoReturn
 
 __all__ = ["OPTIONS", "compile_kernels", "folder", "kernel", "kernels_of"]
 
@@ -101,7 +99,7 @@ def compile_kernels(kernels: str, architecture: str) -> bytes:
     from cupy.cuda import nvrtc
 
     if nvrtc.getVersion() < LEAST_CUDA:
-        validation.cuda_is_old("NVRTC", nvrtc.getVersion(), LEAST_CUDA)
+        cuda_is_old("NVRTC", nvrtc.getVersion(), LEAST_CUDA)
     texts = _texts()
     program = nvrtc.createProgram(
         texts[SOURCE.name].decode(),
@@ -202,9 +200,9 @@ def kernel(name: str) -> Any:
     architecture = device.compute_capability
     driver = divmod(cupy.cuda.runtime.driverGetVersion() // 10, 100)
     if driver < LEAST_CUDA:
-        validation.cuda_is_old("the driver", driver, LEAST_CUDA)
+        cuda_is_old("the driver", driver, LEAST_CUDA)
     if int(architecture) < LEAST_COMPUTE_CAPABILITY:
-        validation.device_is_old(architecture, LEAST_COMPUTE_CAPABILITY)
+        device_is_old(architecture, LEAST_COMPUTE_CAPABILITY)
     kernels = kernels_of(name)
     path = folder() / _name(kernels, architecture)
     # What somebody else wrote there is compiled again.
@@ -215,3 +213,21 @@ def kernel(name: str) -> Any:
         found = _load(path, name)
     _kernels[device.id, name] = found
     return found
+
+
+def cuda_is_old(
+    what: str, version: tuple[int, int], least: tuple[int, int]
+) -> NoReturn:
+    """Raise for a CUDA that cannot run the kernels."""
+    raise RuntimeError(
+        f"{what} must be of CUDA {least[0]}.{least[1]} or newer, "
+        f"got {version[0]}.{version[1]}"
+    )
+
+
+def device_is_old(capability: str, least: int) -> NoReturn:
+    """Raise for a device that cannot run the kernels."""
+    raise RuntimeError(
+        f"a device must have compute capability {least / 10} or higher, "
+        f"got {int(capability) / 10}"
+    )

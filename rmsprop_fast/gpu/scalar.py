@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmsprop_fast import backends, validation
+from rmsprop_fast import backends, rules
 
 __all__ = ["DeviceScalar"]
 
@@ -25,7 +25,7 @@ class DeviceScalar:
 
     def __init__(self, name: str, array: Any, divisor: float = 1.0) -> None:
         self.name = name
-        self.array = validation.device_scalar(name, array)
+        self.array = device_scalar(name, array)
         self.divisor = divisor
 
     @property
@@ -46,3 +46,14 @@ class DeviceScalar:
 
     def __repr__(self) -> str:
         return f"<{self.array.dtype} on {backends.place_of(self.array)}>"
+
+
+def device_scalar(name: str, value: Any) -> Any:
+    """Return a device array that stands for a number."""
+    if value.ndim != 0:
+        raise ValueError(f"{name} must have 0 dimensions, got shape {value.shape}")
+    if not rules.is_real(value):
+        raise TypeError(
+            f"{name} must have dtype float32 or float64, got {value.dtype.str!r}"
+        )
+    return value

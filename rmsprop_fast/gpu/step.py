@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rmsprop_fast import backends, validation
+from rmsprop_fast import backends, rules, step_rules
 from rmsprop_fast.cpu import _step
 from rmsprop_fast.gpu import compiler
 from rmsprop_fast.gpu._plan import IDLE_BITS, NONFINITE_FOUND, Plan
@@ -131,8 +131,8 @@ class DeviceStep:
             fault.forget()
             if found == NONFINITE_FOUND:
                 shapes = [shape for shape, _ in self._slots.specs]
-                validation.nonfinite_found(device.number, *nonfinite, shapes)
-            validation.row_found(device.number, *row)
+                step_rules.nonfinite_found(device.number, *nonfinite, shapes)
+            step_rules.row_found(device.number, *row)
 
     def _take_back(self, steps: set[int]) -> None:
         """Count steps, by their numbers, no more: they did nothing on some device."""
@@ -189,8 +189,8 @@ class DeviceStep:
             rate = lr.divisor
         else:
             address, is_f32, rate = 0, False, lr
-        if self._iterations == validation.MAX_ITERATIONS:
-            validation.too_many_iterations()
+        if self._iterations == rules.MAX_ITERATIONS:
+            rules.too_many_iterations()
         plan.set_scalars(
             rate,
             rho,

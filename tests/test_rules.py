@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 from unchanged import FULL, bits, nothing_changes
 
-from rmsprop_fast import IndexedSlices, RMSprop, validation
+from rmsprop_fast import IndexedSlices, RMSprop, rules, step_rules
 
 
 def ones(*arrays):
@@ -29,7 +29,7 @@ def rows(values, indices, **options):
     "value", [1, 0.5, np.float32(0.5), np.float64(0.5), np.int8(1), Fraction(1, 2)]
 )
 def test_a_real_number_becomes_a_float(value):
-    result = validation.number("x", value)
+    result = rules.number("x", value)
     assert type(result) is float
     assert result == value
 
@@ -43,7 +43,7 @@ def test_a_real_number_becomes_a_float(value):
 def test_what_is_no_real_number_is_a_type_error(rule, value):
     match = f"x must be a real number, got {re.escape(repr(value))}"
     with pytest.raises(TypeError, match=match):
-        getattr(validation, rule)("x", value)
+        getattr(rules, rule)("x", value)
 
 
 # Each rule with its last good and first bad values.
@@ -67,7 +67,7 @@ RULES = {
     ("rule", "value"), [(rule, value) for rule in RULES for value in RULES[rule][0]]
 )
 def test_a_number_within_the_range_is_returned(rule, value):
-    assert getattr(validation, rule)("x", value) == value
+    assert getattr(rules, rule)("x", value) == value
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_a_number_within_the_range_is_returned(rule, value):
 def test_a_number_outside_the_range_is_a_value_error(rule, value):
     match = f"x must be {RULES[rule][2]}, got {re.escape(repr(value))}"
     with pytest.raises(ValueError, match=match):
-        getattr(validation, rule)("x", value)
+        getattr(rules, rule)("x", value)
 
 
 @pytest.mark.parametrize(("value", "least"), [(0, 0), (3, 1), (np.int64(2), 0)])
 def test_an_integer_becomes_an_int(value, least):
-    result = validation.integer("n", value, least)
+    result = rules.integer("n", value, least)
     assert type(result) is int
     assert result == value
 
@@ -92,24 +92,24 @@ def test_an_integer_becomes_an_int(value, least):
 def test_what_is_no_integer_is_a_type_error(value):
     match = f"n must be an integer, got {re.escape(repr(value))}"
     with pytest.raises(TypeError, match=match):
-        validation.integer("n", value, 0)
+        rules.integer("n", value, 0)
 
 
 def test_an_integer_below_its_least_is_a_value_error():
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):
-        validation.integer("n", 0, 1)
+        rules.integer("n", 0, 1)
 
 
 @pytest.mark.parametrize("value", [True, False, np.True_])
 def test_a_flag_becomes_a_bool(value):
-    assert validation.flag("f", value) is bool(value)
+    assert rules.flag("f", value) is bool(value)
 
 
 @pytest.mark.parametrize("value", [1, 0.0, "yes", None, [True]], ids=repr)
 def test_what_is_no_flag_is_a_type_error(value):
     match = f"f must be a bool, got {re.escape(repr(value))}"
     with pytest.raises(TypeError, match=match):
-        validation.flag("f", value)
+        rules.flag("f", value)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_is_no_flag_is_a_type_error(value):
     ids=["None", "empty", "list", "array"],
 )
 def test_a_shape_becomes_a_tuple_of_ints(value, expected):
-    result = validation.shape("s", value)
+    result = rules.shape("s", value)
     assert result == expected
     assert result is None or all(type(n) is int for n in result)
 
@@ -136,7 +136,7 @@ def test_a_shape_becomes_a_tuple_of_ints(value, expected):
 )
 def test_a_wrong_shape_is_refused(value, error, match):
     with pytest.raises(error, match=match):
-        validation.shape("s", value)
+        rules.shape("s", value)
 
 
 # --- Refusals of a step ---------------------------------------------------------------
@@ -609,7 +609,7 @@ def test_a_bound_variable_that_was_reshaped_in_place_is_refused():
 
 # --- Both checks of a step agree ------------------------------------------------------
 
-# The compiled step tests with macros what `validation` tests in Python. Each draw
+# The compiled step tests with macros what `step_rules` tests in Python. Each draw
 # makes pairs for an optimizer that knows all these variables; no two bounds overlap.
 
 
@@ -796,7 +796,7 @@ def make_pair(opt, variables, recipe):
 @settings(max_examples=600)
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @given(recipes, st.integers(0, 7))
-def test_the_compiled_step_and_validation_refuse_the_same(drawn, variant):
+def test_the_compiled_step_and_step_rules_refuse_the_same(drawn, variant):
     variables = known_variables()
     opt = RMSprop(**FULL)
     opt.apply_gradients(ones(*variables))
@@ -813,7 +813,7 @@ def test_the_compiled_step_and_validation_refuse_the_same(drawn, variant):
         opt.apply_gradients([*ones(variables[0]), *missing])
     before, state = opt.iterations, bits([*variables, *opt.weights])
     try:
-        validation.step(pairs, opt._slots)
+        step_rules.step(pairs, opt._slots)
         refused = False
     except (TypeError, ValueError, IndexError):
         refused = True
