@@ -47,8 +47,8 @@ ISA_FLAGS = {
 # The compiled modules beside the loops.
 MODULES = [
     *("cpu._platform", "cpu._spans", "cpu._layout", "cpu._gradients", "cpu._sort"),
-    *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._step", "kernels"),
-    *("estimators._train", "gpu._plan"),
+    *("cpu._catch_up", "cpu._tasks", "cpu._extents", "cpu._records", "cpu._step"),
+    *("_exclusive", "kernels", "estimators._train", "gpu._plan"),
 ]
 
 # Where there are loops, which are compiled once for each instruction set.

@@ -9,6 +9,26 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
     ctypedef double *rmsprop_out_f64
     ctypedef const double *rmsprop_in_f64
 
+    # The options of the update are bits of `variant`; the slots have an order.
+    enum:
+        RMSPROP_CENTERED
+        RMSPROP_MOMENTUM
+        RMSPROP_EPS_IN_SQRT
+        RMSPROP_N_VARIANTS
+        RMSPROP_SLOT_RMS
+        RMSPROP_SLOT_MG
+        RMSPROP_SLOT_MOM
+        RMSPROP_N_SLOTS
+
+    # Call f(..., variant) with `variant` as a literal.
+    void RMSPROP_FOR_VARIANT(int variant, ...)
+
+    int RMSPROP_VARIANT(bint centered, bint momentum, bint eps_in_sqrt)
+    bint rmsprop_needs_slot(int variant, int slot) noexcept
+    double rmsprop_norm_scale(double squares, double norm, double factor) noexcept
+    long long rmsprop_missed_steps(
+        long long made, long long by_all, long long by_row) noexcept
+
     ctypedef struct rmsprop_coef_f32:
         float lr, rho, one_minus_rho, momentum, epsilon, keep, grad_scale, clip
 
@@ -38,6 +58,13 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
 
     # Loops over elements that lie side by side, and over rows of a table. The flags are
     # literals here too. rows_span: rows are ascending; -1, or the first bad position.
+    void rmsprop_span_f32(
+        rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
+        rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n,
+        rmsprop_coef_f32 c, int variant) noexcept
+    void rmsprop_variant_span_f32(
+        float *param, const float *grad, float **slots, Py_ssize_t n,
+        rmsprop_coef_f32 c, int variant) noexcept
     void rmsprop_dense_span_f32(
         rmsprop_out_f32 param, rmsprop_in_f32 grad, rmsprop_out_f32 rms,
         rmsprop_out_f32 mg, rmsprop_out_f32 mom, Py_ssize_t n,
@@ -50,6 +77,13 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
         rmsprop_out_f32 mg, rmsprop_out_f32 mom, const Py_ssize_t *rows,
         const Py_ssize_t *positions, Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t width,
         rmsprop_coef_f32 c, bint centered, bint momentum, bint eps_in_sqrt) noexcept
+    void rmsprop_span_f64(
+        rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
+        rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n,
+        rmsprop_coef_f64 c, int variant) noexcept
+    void rmsprop_variant_span_f64(
+        double *param, const double *grad, double **slots, Py_ssize_t n,
+        rmsprop_coef_f64 c, int variant) noexcept
     void rmsprop_dense_span_f64(
         rmsprop_out_f64 param, rmsprop_in_f64 grad, rmsprop_out_f64 rms,
         rmsprop_out_f64 mg, rmsprop_out_f64 mom, Py_ssize_t n,
@@ -88,3 +122,9 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
     void rmsprop_catch_up_f64(
         double *param, double *rms, double *mg, double *mom, rmsprop_idle_f64 idle,
         bint centered, bint momentum) noexcept
+    void rmsprop_catch_up_variant_span_f32(
+        float *param, float **slots, Py_ssize_t n, rmsprop_idle_f32 idle,
+        int variant) noexcept
+    void rmsprop_catch_up_variant_span_f64(
+        double *param, double **slots, Py_ssize_t n, rmsprop_idle_f64 idle,
+        int variant) noexcept

@@ -22,25 +22,25 @@ class IndexedSlices:
     ----------
     values : ndarray of float32 or float64, shape ``(n, *var.shape[1:])``
         Read only, any layout. Its dtype must be the variable's.
-    indices : ndarray of integers, shape ``(n,)``
-        Row numbers, each in ``[0, var.shape[0])``; any order, duplicates allowed.
-        Read only, any layout.
+    indices : array_like of integers, shape ``(n,)``
+        Row numbers, each in ``[0, var.shape[0])``; any order, duplicates allowed. An
+        array of any integer dtype and layout is kept, not copied, and only read.
     dense_shape : sequence of int, optional
         The shape of the variable. When given, it must be that shape.
 
     Raises
     ------
     TypeError
-        `values` is no float32 or float64 array, `indices` no integer array, or
-        `dense_shape` no sequence of integers.
+        `values` is not an array of float32 or float64, `indices` are not integers, or
+        `dense_shape` is not a sequence of integers.
     ValueError
         `values` is 0-d, `indices` is not 1-d, or their lengths differ.
 
     Notes
     -----
-    Both arrays are NumPy's, or both are CuPy's, on one device and C-contiguous.
+    Both are NumPy arrays, or both are C-contiguous CuPy arrays on one device.
 
-    The arrays are kept, not copied; what they hold when a step begins is what counts.
+    The arrays are not copied: a step uses what they hold when it begins.
     Duplicates are summed in the order given, in runs of 32 whose sums are then added in
     order, so that the bits of the sum do not depend on the machine.
 
@@ -61,12 +61,12 @@ class IndexedSlices:
     def __init__(
         self,
         values: np.ndarray[Any, Any],
-        indices: np.ndarray[Any, Any],
+        indices: Any,
         dense_shape: Sequence[int] | None = None,
     ) -> None:
-        slices(values, indices)
-        self._values = values
-        self._indices = indices
+        self._values = rules.real_array("", "values", values)
+        self._indices = rules.row_numbers("indices", indices, values)
+        slices(values, self._indices)
         self._dense_shape = rules.shape("dense_shape", dense_shape)
 
     @property
@@ -99,48 +99,50 @@ class IndexedSlices:
 def slices(values: Any, indices: Any, where: str = "") -> None:
     """Check a row-sparse gradient by itself."""
     rules.real_array(where, "values", values)
-    rules.integers(f"{where}indices", indices)
+    if rules.row_numbers(f"{where}indices", indices, values) is not indices:
+        raise TypeError(
+            f"{where}indices must be an array of integers in native byte order"
+        )
     rules.same_place(where, "indices", indices, "values", values)
     if values.ndim == 0:
         raise ValueError(f"{where}values must have at least 1 dimension, got 0")
-    if indices.ndim != 1:
-        raise ValueError(
-            f"{where}indices must have 1 dimension, got shape {indices.shape}"
-        )
     if len(values) != len(indices):
         raise ValueError(
-            f"{where}values must have as many rows as indices, {len(indices)}, "
-            f"got {len(values)}"
+            f"{where}values has {len(values)} rows, indices has {len(indices)}"
         )
+
+
+def out_of_range(where: str, row: int, position: int, n_rows: int) -> str:
+    """Return the text of an error about a row number."""
+    return f"{where}: row {row} at position {position} is not in [0, {n_rows})"
 
 
 def slices_for(where: str, grad: Any, var: Any) -> None:
     """Check a row-sparse gradient against its variable."""
     slices(grad.values, grad.indices, where)
-    rules.same_place(where, "values", grad.values, "var", var)
+    rules.same_place(where, "values", grad.values, "its variable", var)
     if var.ndim == 0:
-        raise ValueError(
-            f"{where}var must have at least 1 dimension for IndexedSlices, got 0"
-        )
+        raise ValueError(f"{where}a variable without dimensions has no rows")
     if grad.values.dtype != var.dtype:
         raise TypeError(
-            f"{where}values must have var's dtype {var.dtype}, got {grad.values.dtype}"
+            f"{where}values has dtype {grad.values.dtype}, its variable {var.dtype}"
         )
     if grad.values.shape[1:] != var.shape[1:]:
         raise ValueError(
-            f"{where}values must have rows of var's shape {var.shape[1:]}, "
-            f"got {grad.values.shape[1:]}"
+            f"{where}values has rows of shape {grad.values.shape[1:]}, its variable "
+            f"{var.shape[1:]}"
         )
     if grad.dense_shape is not None and grad.dense_shape != var.shape:
         raise ValueError(
-            f"{where}dense_shape must be var's shape {var.shape}, "
-            f"got {grad.dense_shape}"
+            f"{where}dense_shape is {grad.dense_shape}, its variable has shape "
+            f"{var.shape}"
         )
     if backends.is_on_device(var):
         return  # the device looks at the rows, see `row_found`
     bad = np.flatnonzero((grad.indices < 0) | (grad.indices >= len(var)))
     if bad.size:
         raise IndexError(
-            f"{where}indices must be in [0, {len(var)}), "
-            f"got {grad.indices[bad[0]]} at position {bad[0]}"
+            out_of_range(
+                where.rstrip(": "), grad.indices[bad[0]], int(bad[0]), len(var)
+            )
         )

@@ -17,11 +17,14 @@ from libc.stdlib cimport free, malloc
 
 from rmsprop_fast.cpu._gradients cimport Gradient
 from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
-from rmsprop_fast.cpu._spans cimport CENTERED, EPS_IN_SQRT, F32, F64, MOMENTUM, Coef
+from rmsprop_fast.cpu._spans cimport F32, F64, Coef, coef_make, param_size
 from rmsprop_fast.cpu._tasks cimport (
-    OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run, serial_below,
+    OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run_tasks,
+    serial_below, variable_make,
 )
-from rmsprop_fast.header cimport rmsprop_coef_make_f32, rmsprop_coef_make_f64
+from rmsprop_fast.header cimport (
+    RMSPROP_N_SLOTS, RMSPROP_SLOT_MG, RMSPROP_SLOT_MOM, RMSPROP_SLOT_RMS, RMSPROP_VARIANT,
+)
 
 from rmsprop_fast import rules, threads
 
@@ -94,15 +97,17 @@ cdef int _refuse_scalars(const Scalars *s) noexcept nogil:
 
 
 cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
-    cdef Py_ssize_t item = <Py_ssize_t> 4 << v.dtype, size
-    cdef uintptr_t[5] starts = [
-        <uintptr_t> grad.data, <uintptr_t> v.param, <uintptr_t> v.rms,
-        <uintptr_t> v.mg, <uintptr_t> v.mom]
-    cdef uintptr_t[5] ends
+    cdef Py_ssize_t item = param_size(v.dtype), size
+    cdef uintptr_t[2 + RMSPROP_N_SLOTS] starts
+    cdef uintptr_t[2 + RMSPROP_N_SLOTS] ends
     cdef int i, k
-    for i in range(5):
+    starts[0] = <uintptr_t> grad.data
+    starts[1] = <uintptr_t> v.param
+    for k in range(RMSPROP_N_SLOTS):
+        starts[2 + k] = <uintptr_t> v.slots[k]
+    for i in range(2 + RMSPROP_N_SLOTS):
         size = v.size if i > 0 else grad.size
-        if size == 0 or (starts[i] == 0 and i > 2):  # mg, mom
+        if size == 0 or (starts[i] == 0 and i > 2 + RMSPROP_SLOT_RMS):
             starts[i] = ends[i] = 0
             continue
         if starts[i] == 0 or starts[i] % item != 0:
@@ -119,18 +124,13 @@ cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
 
 cdef inline int _variant(const Variable *v, const Scalars *s) noexcept nogil:
     # As in a step, the momentum slot is left alone while momentum is 0.
-    return (CENTERED * (v.mg != NULL) + MOMENTUM * (v.mom != NULL and s.momentum > 0)
-            + EPS_IN_SQRT * (s.eps_in_sqrt != 0))
+    return RMSPROP_VARIANT(
+        v.slots[RMSPROP_SLOT_MG] != NULL,
+        v.slots[RMSPROP_SLOT_MOM] != NULL and s.momentum > 0, s.eps_in_sqrt)
 
 
 cdef inline Coef _coef(const Scalars *s) noexcept nogil:
-    """Return the scalars in both dtypes; the gradient's record holds its scale."""
-    cdef Coef c
-    c.f32 = rmsprop_coef_make_f32(
-        s.lr, s.rho, s.momentum, s.epsilon, s.keep, 1, s.clip)
-    c.f64 = rmsprop_coef_make_f64(
-        s.lr, s.rho, s.momentum, s.epsilon, s.keep, 1, s.clip)
-    return c
+    return coef_make(s.lr, s.rho, s.momentum, s.epsilon, s.keep, s.clip)
 
 
 cdef int _describe(
@@ -141,12 +141,6 @@ cdef int _describe(
     cdef int status
     if not _fits(n, width) or not _fits(n_rows, width):
         return RMSPROP_BAD_SIZE
-    v.layout = NULL
-    v.size = n_rows * width
-    v.n_rows = n_rows
-    v.width = width
-    v.row_stride = width * (<Py_ssize_t> 4 << v.dtype)
-    v.rows_are_runs = True
     grad.dtype = v.dtype
     grad.layout = NULL
     grad.size = n * width
@@ -156,7 +150,7 @@ cdef int _describe(
     status = _refuse_scalars(s)
     if status != RMSPROP_DONE:
         return status
-    if s.momentum != 0 and v.mom == NULL:
+    if s.momentum != 0 and v.slots[RMSPROP_SLOT_MOM] == NULL:
         return RMSPROP_BAD_POINTER
     return _refuse_arrays(v, grad)
 
@@ -173,7 +167,7 @@ cdef int _dense(
     if status == RMSPROP_DONE and n > 0:
         add_dense(&task, 0, v, &g)
         c = _coef(s)
-        run(&task, 1, &c, _variant(v, s), _team(n, s.num_threads))
+        run_tasks(&task, 1, &c, _variant(v, s), _team(n, s.num_threads))
     return status
 
 
@@ -205,7 +199,7 @@ cdef int _rows(
         status = RMSPROP_BAD_ROW
     elif width > 0:
         c = _coef(s)
-        run(tasks, add_rows(tasks, 0, v, &g, occurrences, n, n_threads), &c,
+        run_tasks(tasks, add_rows(tasks, 0, v, &g, occurrences, n, n_threads), &c,
             _variant(v, s), n_threads)
     free(tasks)
     return status
@@ -215,16 +209,16 @@ cdef int _rows(
 
 
 cdef inline Variable _variable(
-    int dtype, void *param, void *rms, void *mg, void *mom,
+    int dtype, void *param, void *rms, void *mg, void *mom, Py_ssize_t n_rows,
+    Py_ssize_t width,
 ) noexcept nogil:
     cdef Variable v
-    v.dtype = dtype
-    v.param = <char *> param
-    v.rms = <char *> rms
-    v.mg = <char *> mg
-    v.mom = <char *> mom
-    v.counts.row = NULL  # every step touches all rows, or leaves the others as they are
-    v.decays = True      # by `keep`
+    if not _fits(n_rows, width):
+        n_rows = width = 0  # the status is BAD_SIZE
+    v = variable_make(dtype, <char *> param, n_rows, width)
+    v.slots[RMSPROP_SLOT_RMS] = <char *> rms
+    v.slots[RMSPROP_SLOT_MG] = <char *> mg
+    v.slots[RMSPROP_SLOT_MOM] = <char *> mom
     return v
 
 
@@ -237,7 +231,7 @@ cdef int rmsprop_dense_f32(
     double lr, double rho, double momentum, double epsilon, double keep,
     double grad_scale, double clip, int eps_in_sqrt, int num_threads,
 ) noexcept nogil:
-    cdef Variable v = _variable(F32, param, rms, mg, mom)
+    cdef Variable v = _variable(F32, param, rms, mg, mom, n, 1)
     cdef Scalars s = Scalars(
         lr, rho, momentum, epsilon, keep, grad_scale, clip, eps_in_sqrt, num_threads)
     return _dense(&v, grad, n, &s)
@@ -248,7 +242,7 @@ cdef int rmsprop_dense_f64(
     double lr, double rho, double momentum, double epsilon, double keep,
     double grad_scale, double clip, int eps_in_sqrt, int num_threads,
 ) noexcept nogil:
-    cdef Variable v = _variable(F64, param, rms, mg, mom)
+    cdef Variable v = _variable(F64, param, rms, mg, mom, n, 1)
     cdef Scalars s = Scalars(
         lr, rho, momentum, epsilon, keep, grad_scale, clip, eps_in_sqrt, num_threads)
     return _dense(&v, grad, n, &s)
@@ -260,7 +254,7 @@ cdef int rmsprop_rows_f32(
     double lr, double rho, double momentum, double epsilon, double keep,
     double grad_scale, double clip, int eps_in_sqrt, int num_threads,
 ) noexcept nogil:
-    cdef Variable v = _variable(F32, param, rms, mg, mom)
+    cdef Variable v = _variable(F32, param, rms, mg, mom, n_rows, width)
     cdef Scalars s = Scalars(
         lr, rho, momentum, epsilon, keep, grad_scale, clip, eps_in_sqrt, num_threads)
     return _rows(&v, values, rows, n, n_rows, width, &s)
@@ -272,7 +266,7 @@ cdef int rmsprop_rows_f64(
     double lr, double rho, double momentum, double epsilon, double keep,
     double grad_scale, double clip, int eps_in_sqrt, int num_threads,
 ) noexcept nogil:
-    cdef Variable v = _variable(F64, param, rms, mg, mom)
+    cdef Variable v = _variable(F64, param, rms, mg, mom, n_rows, width)
     cdef Scalars s = Scalars(
         lr, rho, momentum, epsilon, keep, grad_scale, clip, eps_in_sqrt, num_threads)
     return _rows(&v, values, rows, n, n_rows, width, &s)

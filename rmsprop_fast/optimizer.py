@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
-import threading
+import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Self
 
@@ -15,15 +14,20 @@ import numpy as np
 from rmsprop_fast import (
     backends,
     gradients,
+    hyperparameters,
     rules,
     schedules,
-    slots,
     step_rules,
     threads,
 )
-from rmsprop_fast.cpu._step import NOT_FINITE, REFUSED, Step, clipped
+from rmsprop_fast import slots as state_rules
+from rmsprop_fast._exclusive import Exclusive
+from rmsprop_fast.cpu._step import NOT_FINITE, REFUSED, Step, StepArguments
+from rmsprop_fast.cpu._step import assign as assign_on_host
+from rmsprop_fast.cpu._step import clipped as clipped_on_host
 from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.gradients import ValueAndGrad
+from rmsprop_fast.hyperparameters import Hyperparameter, LearningRate, Option
 from rmsprop_fast.indexed_slices import IndexedSlices
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots, initial
@@ -33,8 +37,19 @@ __all__ = ["Optimizer"]
 Array = Any  # numpy.ndarray or cupy.ndarray
 Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
-Hyperparameter = float | Callable[[], float]
 Loss = Callable[[], tuple[Any, Any]] | ValueAndGrad
+
+# What may stand in **kwargs, as in Keras, and what it is when it does not.
+KEYWORDS: Mapping[str, Any] = {
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "lr": None,
+    "decay": 0.0,
+    "weight_decay": None,
+    "catch_up": False,
+    "check_finite": False,
+}
 
 
 def _listed(var_list: Any) -> Any:
@@ -56,16 +71,16 @@ class Optimizer:
         what the machine allows. Small steps stay on one thread either way.
     **kwargs : float or None
         `clipnorm` bounds the norm of each gradient, `global_clipnorm` that of all
-        gradients of a call together, `clipvalue` the magnitude of each element; norms
-        come first, and the two norms exclude each other. `lr` is Keras's old word for
-        `learning_rate`. `decay`, a number or a callable, divides the learning rate by
-        ``1 + decay*iterations``.
+        gradients of a call together, `clipvalue` the magnitude of each element. Norms
+        are applied first; the two norms exclude each other. `lr` is another name for
+        `learning_rate`, from Keras. `decay`, a number or a callable, divides the
+        learning rate by ``1 + decay*iterations``.
 
-        `weight_decay` takes the part ``learning_rate * weight_decay`` off each variable
-        at each step, apart from its gradient; where that is row-sparse, off the rows in
+        With `weight_decay` each step first takes the part ``learning_rate *
+        weight_decay`` off each variable. A row-sparse step takes it off the rows in
         `indices`. ``catch_up=True`` makes row-sparse steps equal dense ones, see
-        `catch_up`. `check_finite` refuses a step with a gradient that is not finite if
-        True, and leaves it out if ``"skip"``.
+        `catch_up`. `check_finite` decides about a step with a gradient that is not
+        finite: True refuses it, ``"skip"`` leaves it out.
 
     Attributes
     ----------
@@ -81,91 +96,93 @@ class Optimizer:
         A value outside its range, both norms, or weight decay with `catch_up`.
     """
 
-    # Those that a step with a zero gradient uses, beside the variant.
-    _idle_hyper: tuple[str, ...] = ()
-    _ranges: dict[str, Callable[[str, Any], float]] = {
-        "learning_rate": rules.at_least_zero,
-        "decay": rules.at_least_zero,
-    }
+    learning_rate = LearningRate(
+        rules.at_least_zero,
+        """The learning rate, in units of `var` per step.
+
+        A schedule is returned as it is, and so is a 0-d CuPy array.
+        """,
+    )
+    decay = Hyperparameter(
+        rules.at_least_zero,
+        "The learning rate is divided by ``1 + decay*iterations``; 0 is off.",
+    )
+    clipvalue = Option(
+        rules.at_least_zero, "Bound on the magnitude of each gradient element, or None."
+    )
+    clipnorm = Option(
+        rules.at_least_zero, "Bound on the norm of each gradient, or None."
+    )
+    global_clipnorm = Option(
+        rules.at_least_zero,
+        "Bound on the norm of all gradients of a call together, or None.",
+    )
+    weight_decay = Option(
+        rules.at_least_zero,
+        "The part that a step takes off a variable, per unit of learning rate.",
+    )
+    check_finite = Option(
+        hyperparameters.finiteness,
+        """What happens to a step whose gradients are not finite: True, False, "skip".
+
+        True refuses it, ``"skip"`` leaves it out, False does not look.
+        """,
+        is_optional=False,
+    )
+    num_threads = Option(
+        hyperparameters.n_threads,
+        "The size of the thread team, or None: what the machine allows.",
+    )
+
+    @property
+    def lr(self) -> Any:
+        """Another name for `learning_rate`, from Keras."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        self.learning_rate = value
 
     def __init__(
         self, name: str | None = None, *, num_threads: int | None = None, **kwargs: Any
     ) -> None:
-        rules.known_keywords(
-            kwargs,
-            ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
-            + ("weight_decay", "catch_up", "check_finite"),
-        )
+        rules.known_keywords(kwargs, KEYWORDS)
         self._name = rules.text("name", name or type(self).__name__)
-        self._hyper: dict[str, Any] = {}
-        self._flags: dict[str, bool] = {}
-        self._clip: dict[str, float | None] = dict.fromkeys(
-            ("clipvalue", "clipnorm", "global_clipnorm")
-        )
-        self._bounds = (math.inf, math.inf, math.inf)
-        self.num_threads = num_threads
-        self.last_loss: Any = None
+        self._values: dict[str, Any] = {}
         self._catches_up = rules.flag("catch_up", kwargs.get("catch_up", False))
-        self.decay = kwargs.get("decay", 0.0)
-        self.weight_decay = kwargs.get("weight_decay")
-        self.check_finite = kwargs.get("check_finite", False)
-        for clip in ("clipnorm", "clipvalue", "global_clipnorm"):
-            self._set_clip(clip, kwargs.get(clip))
+        self.last_loss: Any = None
         self._own(Slots(self._catches_up))
+        self.num_threads = num_threads
+        for option in KEYWORDS:
+            if option not in ("lr", "catch_up"):
+                setattr(self, option, kwargs.get(option, KEYWORDS[option]))
 
     def _own(self, slots: Slots) -> None:
-        """Take over a state and start afresh around it."""
-        self._lock = threading.RLock()
+        """Start afresh around a state."""
+        self._lock = Exclusive()
         threads.renew_lock_in_child(self)
         self._slots = slots
-        self._silent: set[frozenset[Any]] = set()
-        self._mirror()
-
-    def _mirror(self, devices: Any = None) -> None:
-        """Build the compiled step's picture of the slots; `devices` are taken over."""
-        slots = self._slots
+        self._step: Any = Step()
         self._devices: Any = None
-        self._step: Any = Step(
-            slots.by_key, slots.extents, slots.iterations, self._silent
-        )
-        if devices or isinstance(self._hyper.get("learning_rate"), DeviceScalar):
-            self._use_devices(devices)
-        if not slots.is_restored:
-            self._bind_step(range(len(slots.variables)))
+        # The hyperparameters that it was made from, and the argument of the next step.
+        self._prepared: tuple[Any, Any] = (None, None)
+        if isinstance(self._values.get("learning_rate"), DeviceScalar):
+            self._use_devices()
 
-    def _bind_step(self, indices: Iterable[int]) -> None:
-        for index in indices:
-            var = self._slots.variables[index]
-            assert var is not None  # only a restored state has none, and binds all
-            if backends.is_on_device(var):
-                self._use_devices()
-            counters = self._slots.counters[index]
-            self._step.bind(
-                index,
-                var,
-                self._slots.get(index, "rms"),
-                self._slots.get(index, "momentum"),
-                self._slots.get(index, "mg"),
-                counters.get("steps"),
-                counters.get("row_steps"),
-                not self._slots.is_excluded[index],
-            )
-
-    def _use_devices(self, devices: Any = None) -> None:
+    def _use_devices(self) -> None:
         """From now on a step looks for arrays on devices, too."""
-        from rmsprop_fast.gpu.step import DeviceStep
+        if self._devices is None:
+            from rmsprop_fast.gpu.step import DeviceStep
 
-        if not isinstance(self._step, DeviceStep):
-            self._devices = DeviceStep(self._step, self._slots, self._silent, devices)
-            self._step = self._devices
+            self._devices = self._step.devices = DeviceStep(self._step)
 
-    def check(self) -> None:
+    def synchronize(self) -> None:
         """Wait for the devices, and raise what steps there have found.
 
-        A step on a device is launched and not waited for. What was wrong with it comes
-        to light in the next call that looks, such as `apply_gradients`, or here. So
-        does that `check_finite` has left it out: `iterations` and `skipped_steps` are
-        exact after this. Without variables on devices there is nothing to wait for.
+        A step on a device is launched and not waited for. A call that looks later
+        raises what was wrong with it: this one, or one such as `apply_gradients`. After
+        this call `iterations` and `skipped_steps` are exact, also where ``"skip"`` of
+        `check_finite` has left out steps. Without variables on devices it does nothing.
 
         Raises
         ------
@@ -178,171 +195,96 @@ class Optimizer:
 
         Notes
         -----
-        Whatever reads or replaces state waits, too, and raises what it finds before it
-        does anything: `get_weights`, `set_weights`, `save`, pickling, `forget`, setting
-        `iterations`, and with ``catch_up=True`` setting what missed steps depend on.
+        Methods that read or replace state wait, too, and raise what they find before
+        they do anything: `get_weights`, `set_weights`, `save`, pickling, `forget`,
+        setting `iterations`, and, with ``catch_up=True``, setting the hyperparameters
+        that missed steps depend on.
         """
         with self._lock:
-            if self._devices is not None:
-                self._devices.check()
+            self._synchronize()
+
+    def check(self) -> None:
+        """Do the same as `synchronize`; the older name.
+
+        Raises
+        ------
+        IndexError, FloatingPointError
+            As `synchronize`.
+        """
+        self.synchronize()
+
+    def _synchronize(self) -> None:
+        if self._devices is not None:
+            self._devices.synchronize(self._slots)
 
     # --- Hyperparameters --------------------------------------------------------------
 
-    def _set_hyper(self, name: str, value: Any) -> None:
-        if name != "learning_rate" and isinstance(value, LearningRateSchedule):
-            rules.no_schedule(name, value)
-        if name == "learning_rate" and backends.is_on_device(value):
-            value = DeviceScalar(name, value)
-            self._use_devices()
-        elif not callable(value):
-            value = self._ranges[name](name, value)
-        if self._catches_up and name in self._idle_hyper:
-            rules.no_callable_with_catch_up(name, value)
-            self._set_idle(self._hyper, name, value)
-        else:
-            self._hyper[name] = value
-
-    def _set_idle(self, target: dict[str, Any], name: str, value: Any) -> None:
-        """Set what missed steps depend on; those up to now were at the old value."""
-        if name not in target:  # the constructor's
-            target[name] = value
-            return
-        with self._lock:  # no step comes between the two
-            self.check()  # on a device that has found something nothing would catch up
-            self.catch_up()
-            target[name] = value
-
-    def _get_hyper(self, name: str) -> float:
-        """Return the number that the next step would use, before decay."""
-        value: Any = self._hyper[name]
-        if type(value) is float or type(value) is DeviceScalar:
-            return value  # type: ignore[return-value]  # it stands for a number
-        if isinstance(value, LearningRateSchedule):
-            return self._ranges[name](f"{name}(step)", value(self.iterations))
-        return self._ranges[name](f"{name}()", value())
-
-    @property
-    def learning_rate(self) -> float | LearningRateSchedule:
-        """The learning rate, in units of `var` per step.
-
-        A schedule comes as itself, and so does a 0-d CuPy array.
-        """
-        value = self._hyper["learning_rate"]
-        if isinstance(value, LearningRateSchedule):
-            return value
+    def _set_value(self, option: Option[Any], value: Any) -> None:
+        """Take a checked value over; the dict of all values is replaced as a whole."""
+        name = option.name
+        values = {**self._values, name: value}
+        hyperparameters.one_norm(values.get("clipnorm"), values.get("global_clipnorm"))
         if isinstance(value, DeviceScalar):
-            return value.array  # type: ignore[no-any-return]  # a 0-d CuPy array
-        return self._get_hyper("learning_rate")
-
-    @learning_rate.setter
-    def learning_rate(self, value: Hyperparameter | LearningRateSchedule) -> None:
-        self._set_hyper("learning_rate", value)
-
-    @property
-    def lr(self) -> float | LearningRateSchedule:
-        """Keras's old word for `learning_rate`."""
-        return self.learning_rate
-
-    @lr.setter
-    def lr(self, value: Hyperparameter | LearningRateSchedule) -> None:
-        self.learning_rate = value
-
-    @property
-    def decay(self) -> float:
-        """The learning rate is divided by ``1 + decay*iterations``; 0 is off."""
-        return self._get_hyper("decay")
-
-    @decay.setter
-    def decay(self, value: Hyperparameter) -> None:
-        self._set_hyper("decay", value)
-
-    def _learning_rate_now(self) -> Any:
-        """Return the learning rate of the next step, schedule and decay included."""
-        rate = self._get_hyper("learning_rate")
-        decay = self._get_hyper("decay")
-        return rate / (1.0 + decay * self.iterations) if decay else rate
-
-    def _set_clip(self, name: str, value: Any) -> None:
-        if value is not None:
-            value = rules.at_least_zero(name, value)
-        clip = {**self._clip, name: value}
-        rules.one_norm(clip["clipnorm"], clip["global_clipnorm"])
-        self._clip = clip
-        # The compiled step's order; a bound of infinity is never reached.
-        self._bounds = (
-            math.inf if clip["clipvalue"] is None else clip["clipvalue"],
-            math.inf if clip["clipnorm"] is None else clip["clipnorm"],
-            math.inf if clip["global_clipnorm"] is None else clip["global_clipnorm"],
-        )
-
-    @property
-    def clipvalue(self) -> float | None:
-        """Bound on the magnitude of each gradient element, or None."""
-        return self._clip["clipvalue"]
-
-    @clipvalue.setter
-    def clipvalue(self, value: float | None) -> None:
-        self._set_clip("clipvalue", value)
-
-    @property
-    def clipnorm(self) -> float | None:
-        """Bound on the norm of each gradient, or None."""
-        return self._clip["clipnorm"]
-
-    @clipnorm.setter
-    def clipnorm(self, value: float | None) -> None:
-        self._set_clip("clipnorm", value)
-
-    @property
-    def global_clipnorm(self) -> float | None:
-        """Bound on the norm of all gradients of a call together, or None."""
-        return self._clip["global_clipnorm"]
-
-    @global_clipnorm.setter
-    def global_clipnorm(self, value: float | None) -> None:
-        self._set_clip("global_clipnorm", value)
-
-    @property
-    def weight_decay(self) -> float | None:
-        """What part of a variable a step takes off, per unit of the learning rate."""
-        return self._weight_decay
-
-    @weight_decay.setter
-    def weight_decay(self, value: float | None) -> None:
-        if value is not None:
-            value = rules.at_least_zero("weight_decay", value)
+            self._use_devices()
         if self._catches_up:
-            rules.no_weight_decay_with_catch_up(value)
-        self._weight_decay = value
+            self._refuse_with_catch_up(option, value)
+        if self._catches_up and option.decays_missed_rows and name in self._values:
+            with self._lock:  # no step comes between the two
+                # A device that has found something would not let rows catch up.
+                self._synchronize()
+                self._catch_up(None, None)
+                self._values = {**self._values, name: value}
+        else:
+            self._values = values
 
-    @property
-    def check_finite(self) -> bool | str:
-        """What becomes of a step whose gradients are not finite: True, False, "skip".
+    def _refuse_with_catch_up(self, option: Option[Any], value: Any) -> None:
+        if option.decays_missed_rows and callable(value):
+            raise ValueError(
+                f"{option.name} must be a number with catch_up=True, got {value!r}"
+            )
+        if option.name == "weight_decay" and value:
+            raise ValueError(
+                f"weight_decay must be None or 0 with catch_up=True, got {value!r}"
+            )
 
-        True refuses it, ``"skip"`` leaves it out, False does not look.
+    def _called(self) -> dict[str, Any]:
+        """Return what hyperparameters that are callables or schedules say now.
+
+        Callables are the caller's code: they run before the lock is taken.
         """
-        return self._check_finite
+        options = _options(type(self))
+        return {
+            name: options[name].number(value, lambda: self.iterations)
+            for name, value in self._values.items()
+            if callable(value)
+        }
 
-    @check_finite.setter
-    def check_finite(self, value: bool | str) -> None:
-        self._check_finite = rules.finiteness("check_finite", value)
-
-    @property
-    def num_threads(self) -> int | None:
-        """The size of the thread team, or None: what the machine allows."""
-        return self._num_threads
-
-    @num_threads.setter
-    def num_threads(self, value: int | None) -> None:
-        if value is not None:
-            value = rules.integer("num_threads", value, 1, rules.MAX_THREADS)
-        self._num_threads = value
+    def _arguments(self, called: dict[str, Any], factor: float = 1.0) -> StepArguments:
+        """Return the argument of a step: everything but the arrays. Under the lock."""
+        values = self._values
+        made_from, arguments = self._prepared
+        if made_from is not values or called:
+            numbers = {**values, **called}
+            arguments = StepArguments(
+                self._variant(numbers),
+                clipvalue=numbers["clipvalue"],
+                clipnorm=numbers["clipnorm"],
+                global_clipnorm=numbers["global_clipnorm"],
+                weight_decay=numbers["weight_decay"] or 0.0,
+                check_finite=numbers["check_finite"],
+                num_threads=numbers["num_threads"],
+                **self._scalars(numbers),
+            )
+            arguments.set_learning_rate(numbers["learning_rate"], numbers["decay"])
+            self._prepared = (None if called else values, arguments)
+        arguments.begin(self._slots.iterations, factor)
+        return arguments
 
     @property
     def iterations(self) -> int:
         """How many steps were made; schedules and decay begin at 0.
 
-        Without waiting for devices, see `check`; setting it waits.
+        Reading it does not wait for devices, see `synchronize`; setting it does.
         """
         self._see_skipped()
         return int(self._slots.iterations)
@@ -351,29 +293,29 @@ class Optimizer:
     def iterations(self, value: int) -> None:
         value = rules.integer("iterations", value, 0, rules.MAX_ITERATIONS)
         with self._lock:
-            self.check()
+            self._synchronize()
             self._slots.iterations[()] = value
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps ``check_finite="skip"`` has left out, see `check`."""
+        """How many steps ``check_finite="skip"`` has left out, see `synchronize`."""
         self._see_skipped()
         return self._slots.skipped_steps
 
     def _see_skipped(self) -> None:
-        """Count the steps that devices have left out, as far as they have come."""
+        """Count the steps that devices are known to have left out."""
         if self._devices is not None:
             with self._lock:
-                self._devices.see_skipped()
+                self._devices.see_skipped(self._slots)
 
     # --- What a subclass adds ---------------------------------------------------------
 
-    def _scalars(self) -> tuple[int, Any, float, float, float]:
-        """Return the next step's variant, learning rate, rho, momentum and epsilon."""
+    def _variant(self, numbers: Mapping[str, Any]) -> int:
+        """Return the variant of the update, as the header numbers it."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
-    def _idle_scalars(self) -> tuple[int, float, float]:
-        """Return the variant, rho and momentum of a step with a zero gradient."""
+    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, float]:
+        """Return the other scalars of the update by name."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
     def _slots_for(self, variant: int) -> list[str]:
@@ -382,7 +324,9 @@ class Optimizer:
 
     # --- Steps ------------------------------------------------------------------------
 
-    def apply_gradients(self, grads_and_vars: GradsAndVars, name: None = None) -> int:
+    def apply_gradients(
+        self, grads_and_vars: GradsAndVars, name: str | None = None
+    ) -> int:
         """Update variables in place from their gradients: one step.
 
         Parameters
@@ -390,11 +334,12 @@ class Optimizer:
         grads_and_vars : iterable of (gradient, variable) pairs
             A variable is a writable float32 or float64 ndarray of any layout, or a
             C-contiguous CuPy array; it is read and written. Its gradient is an array of
-            the same kind, shape and dtype or `IndexedSlices`; it is only read. A
-            gradient of None leaves its variable alone. The same variable twice is
-            updated twice, in the order given.
-        name : None
-            Keras's name scope, which arrays do not have.
+            the same kind, shape and dtype or `IndexedSlices`; it is only read. The
+            gradient of a 0-d variable may be a NumPy scalar of its dtype. A gradient of
+            None leaves its variable alone. A variable that occurs twice is updated
+            twice, in the order given.
+        name : str, optional
+            Keras's name scope. It has no effect.
 
         Returns
         -------
@@ -421,78 +366,80 @@ class Optimizer:
         Notes
         -----
         Everything is checked before anything is changed: after an error, variables,
-        slots and `iterations` are what they were. So they are after a step that
+        slots and `iterations` are what they were. The same is true after a step that
         ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead. Rows
         and elements of a gradient on a device are checked there, without waiting: a
         later call raises what was found, and takes back the count of a step that was
-        left out, see `check`.
+        left out, see `synchronize`.
         """
-        rules.left_at_default("name", name)
         return self._apply(grads_and_vars, 1.0)
 
     def _apply(self, grads_and_vars: GradsAndVars, factor: float) -> int:
         """Run one step on gradients that `factor` multiplies before clipping."""
         pairs = list(step_rules.iterator("grads_and_vars", grads_and_vars))
-        # Callables and schedules run here, before the lock is taken.
-        scalars = self._scalars()
-        options = (self._weight_decay or 0.0, self._check_finite)
+        called = self._called()
         with self._lock:
-            if self._catches_up:  # rows caught up when these were set: none is older
-                _, rate, *_, epsilon = scalars
-                variant, rho, momentum = self._idle_scalars()
-                scalars = variant, rate, rho, momentum, epsilon
-            done = self._step.update(
-                *(pairs, *scalars, *self._bounds, factor, self._num_threads),
-                *(False, *options),
-            )
+            arguments = self._arguments(called, factor)
+            done = self._update(pairs, arguments)
             if done == REFUSED:
-                pairs = self._admit(pairs, self._slots_for(scalars[0]))
-                done = self._step.update(
-                    *(pairs, *scalars, *self._bounds, factor, self._num_threads),
-                    *(True, *options),
-                )
+                pairs = self._bind_new(pairs, self._slots_for(arguments.variant))
+                arguments.overlaps_checked = True
+                done = self._update(pairs, arguments)
             if done == NOT_FINITE:
                 done = self._skip(pairs)
             if done < 0:
                 raise RuntimeError("an array of this step changed while it was checked")
         return int(done)
 
+    def _update(self, pairs: list[Any], arguments: StepArguments) -> int:
+        if self._devices is not None:
+            self._devices.raise_found(self._slots)
+        return int(self._step.update(self._slots, pairs, arguments))
+
     def _skip(self, pairs: list[Any]) -> int:
         """Raise for, or leave out, a step whose gradients are not finite."""
-        if self._check_finite != "skip":
+        if self._values["check_finite"] != "skip":
             step_rules.nonfinite(pairs)
-            return NOT_FINITE  # they are by now
+            return NOT_FINITE  # another thread has made them finite since
         self._slots.skipped_steps += 1
-        return self.iterations
+        return int(self._slots.iterations)
 
-    def _admit(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
+    def _bind_new(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = step_rules.pairs(pairs)
+        step_rules.not_resized(self._slots)
         to_bind, missing = step_rules.step(pairs, self._slots)
         arrays = [var for grad, var in pairs if grad is not None]
         self._check_norm_place(arrays)
-        if self._check_finite is not False:
+        if self._values["check_finite"] is not False:
             step_rules.one_place("check_finite", False, arrays)
-        rate = self._hyper.get("learning_rate")
+        rate = self._values["learning_rate"]
         if isinstance(rate, DeviceScalar):
             step_rules.rate_place(rate.array, arrays)
-        if self._check_finite is True:
+        if self._values["check_finite"] is True:
             step_rules.nonfinite(pairs)  # an error must not leave slots behind
         if missing:
             self._warn_of_missing(missing)
-        self._bind_step(self._slots.bind(to_bind, slot_names))
+        self._bind(to_bind, slot_names)
         return pairs
+
+    def _bind(
+        self, new: Sequence[Array], slot_names: Sequence[str], **given: Any
+    ) -> None:
+        if any(map(backends.is_on_device, new)):
+            self._use_devices()
+        self._slots.bind(new, slot_names, **given)
 
     def _check_norm_place(self, arrays: list[Array]) -> None:
         """Refuse a norm of gradients in several places: one would have to wait."""
-        if self._clip["global_clipnorm"] is not None:
+        if self._values["global_clipnorm"] is not None:
             step_rules.one_place("global_clipnorm", None, arrays)
 
     def _warn_of_missing(self, missing: list[Array]) -> None:
         key = frozenset(
             (backends.address(var), var.shape, var.strides) for var in missing
         )
-        if key in self._silent:
+        if key in self._slots.warned_missing:
             return
         shapes = ", ".join(str(var.shape) for var in missing)
         warnings.warn(
@@ -501,7 +448,7 @@ class Optimizer:
             UserWarning,
             stacklevel=5,
         )
-        self._silent.add(key)
+        self._slots.warned_missing.add(key)
 
     def build(self, var_list: Iterable[Array]) -> None:
         """Create all slots for `var_list` now, and accept no other variables later.
@@ -517,14 +464,13 @@ class Optimizer:
         TypeError, ValueError
             As `apply_gradients`.
         """
-        variant = self._scalars()[0]
+        called = self._called()
         with self._lock:
+            variant = self._variant({**self._values, **called})
             new = step_rules.variables("var_list", var_list, self._slots)
-            self._bind_step(self._slots.bind(new, self._slots_for(variant)))
-            self._slots.is_closed = True
-            self._silent.clear()  # who was not bound is now a stranger
+            self._bind(new, self._slots_for(variant), closes=True)
             if self._devices is not None:
-                self._devices.compile(variant)
+                self._devices.compile(self._slots, variant)
 
     def forget(self, var: Array) -> None:
         """Let go of a variable and its slots, and of what its rows have missed.
@@ -542,21 +488,25 @@ class Optimizer:
             `var` is the memory of a variable in another shape.
         """
         with self._lock:
-            self.check()
-            self._slots.forget(self._index(var))
-            self._mirror(self._devices and self._devices.devices)
+            self._synchronize()
+            self._slots = self._slots.without(self._index(var))
 
     def _index(self, var: Any) -> int:
         index = self._slots.find(var)
-        if index is None:
-            slots.unknown_variable(var)
-        bound = self._slots.variables[index]
+        if index is None:  # perhaps it was resized in place: its address is another now
+            for k, bound in enumerate(self._slots):
+                if bound.was_resized and bound.var.base is var:  # type: ignore[union-attr]
+                    return k
+            state_rules.unknown_variable(var)
+        bound = self._slots[index].var
         if bound is not None:
             rules.same_array("", var, bound)
         return index
 
     def exclude_from_weight_decay(
-        self, var_list: Iterable[Array] | None = None, var_names: None = None
+        self,
+        var_list: Iterable[Array] | None = None,
+        var_names: Iterable[str] | None = None,
     ) -> None:
         """Let weight decay pass over some variables from the next step on.
 
@@ -566,7 +516,7 @@ class Optimizer:
             Variables, or arrays that will become some; neither read nor written. None
             is an empty list.
         var_names : None
-            Keras's patterns of names, which arrays do not have.
+            Patterns of names in Keras. Arrays have no names: a pattern is refused.
 
         Raises
         ------
@@ -574,14 +524,14 @@ class Optimizer:
             An array that cannot be a variable of this optimizer, see `build`;
             `var_names` is not None.
         """
+        rules.left_at_default("var_names", var_names)
         with self._lock:
             arrays = step_rules.to_exclude(
-                [] if var_list is None else var_list, var_names, self._slots
+                [] if var_list is None else var_list, self._slots
             )
-            indices = [self._slots.exclude(var) for var in arrays]
-            self._bind_step(index for index in indices if index is not None)
+            self._slots.exclude(arrays)
 
-    def catch_up(self, var: Array | None = None, rows: Array | None = None) -> None:
+    def catch_up(self, var: Array | None = None, rows: Any = None) -> None:
         r"""Make up for the steps that rows have missed, with ``catch_up=True``.
 
         A row that is not in the `indices` of a row-sparse gradient has a gradient of
@@ -594,20 +544,20 @@ class Optimizer:
         var : ndarray, optional
             A variable this optimizer has updated or been built with; written, and so
             are its slots. Every variable if omitted.
-        rows : ndarray of any integer type, shape (n,), optional
-            Row numbers of `var`, in any order and number, where `var` lies. Every row
-            if omitted.
+        rows : array_like of integers, shape (n,), optional
+            Row numbers of `var`, in any order and number; an array is on the device of
+            `var`. Every row if omitted.
 
         Raises
         ------
         KeyError
             `var` is unknown.
         TypeError
-            `rows` holds no integers, or lies elsewhere than `var`.
+            `rows` are not integers, or are on another device than `var`.
         IndexError
-            A row out of range; for a variable on a device, later: see `check`.
+            A row out of range; for a variable on a device, later: see `synchronize`.
         FloatingPointError
-            From a step on a device before this call, as in `check`.
+            From a step on a device before this call, as in `synchronize`.
         ValueError
             The optimizer was made without ``catch_up=True``, or is restored, has rows
             that miss steps, and is not bound yet; `rows` without `var`.
@@ -645,23 +595,36 @@ class Optimizer:
         array([0.125, 0.75 , 0.   ])
         """
         with self._lock:
-            slots.counted_rows(self._slots)
-            if var is None:
-                indices = list(range(len(self._slots.variables)))
-            else:
-                indices = [self._index(var)]
-                rules.variable("", var)
-            if rows is not None:
-                rows = step_rules.rows(rows, var)
-            if self._slots.is_restored:
-                return  # no row is behind
-            done = self._step.catch_up(
-                indices, rows, *self._idle_scalars(), self._num_threads
-            )
-            if not done:
-                assert rows is not None  # else there is nothing out of range
-                assert var is not None
-                step_rules.row_out_of_range(rows, var)
+            self._catch_up(var, rows)
+
+    def _catch_up(self, var: Any, rows: Any) -> None:
+        slots = self._slots
+        state_rules.counted_rows(slots)
+        step_rules.not_resized(slots)
+        if var is None:
+            indices = list(range(len(slots)))
+        else:
+            indices = [self._index(var)]
+            rules.variable("", var)
+        if rows is not None:
+            rows = step_rules.rows(rows, var)
+        if slots.is_restored:
+            return  # no row is behind
+        if self._devices is not None:
+            self._devices.raise_found(slots)
+        # Nothing that rows catch up by is a callable.
+        done = self._step.catch_up(slots, indices, rows, self._arguments_of_missed())
+        if not done:
+            step_rules.row_out_of_range(rows, var)
+
+    def _arguments_of_missed(self) -> StepArguments:
+        """Return the argument of steps with a gradient of zero: no learning rate."""
+        numbers = {**self._values, **dict.fromkeys(("learning_rate", "epsilon"), 0.0)}
+        return StepArguments(
+            self._variant(numbers),
+            num_threads=numbers["num_threads"],
+            **self._scalars(numbers),
+        )
 
     # --- Losses -----------------------------------------------------------------------
 
@@ -683,7 +646,7 @@ class Optimizer:
         loss: Loss,
         var_list: Any,
         grad_loss: float | None = None,
-        name: None = None,
+        name: str | None = None,
     ) -> int:
         """Evaluate a loss and its gradients once and apply them: one step.
 
@@ -698,8 +661,8 @@ class Optimizer:
             takes no argument.
         grad_loss : float, optional
             Multiplies the gradients before they are clipped.
-        name : None
-            Keras's name scope, which arrays do not have.
+        name : str, optional
+            Keras's name scope. It has no effect.
 
         Returns
         -------
@@ -711,7 +674,6 @@ class Optimizer:
         TypeError, ValueError, IndexError
             As `apply_gradients`; `loss` is not callable or returns something else.
         """
-        rules.left_at_default("name", name)
         factor = 1.0 if grad_loss is None else rules.finite("grad_loss", grad_loss)
         value, grads, var_list = self._gradients(loss, var_list)
         done = self._apply(zip(grads, var_list, strict=True), factor)
@@ -741,14 +703,14 @@ class Optimizer:
         value, grads, params = self._gradients(loss, params)
         arrays = gradients.gradients(grads, params)
         self._check_norm_place(arrays)
-        if any(map(backends.is_on_device, arrays)):
-            with self._lock:
+        called = self._called()
+        with self._lock:
+            arguments = self._arguments(called)
+            if any(map(backends.is_on_device, arrays)):
                 self._use_devices()
-                new = self._devices.clipped(
-                    arrays, *self._bounds, 1.0, self._num_threads
-                )
-        else:
-            new = clipped(arrays, *self._bounds, 1.0, self._num_threads)
+                new = self._devices.clipped(arrays, arguments)
+            else:
+                new = clipped_on_host(arrays, arguments)
         self.last_loss = value
         return [
             IndexedSlices(array, grad.indices.copy(), grad.dense_shape)
@@ -810,19 +772,20 @@ class Optimizer:
             `var` cannot be bound, see `apply_gradients`; `initializer` does not fit.
         """
         rules.text("slot_name", slot_name)
+        rules.variable("", var)
+        slot = None
+        if callable(initializer):  # the caller's code runs before the lock is taken
+            slot = initial(initializer, var.shape, var.dtype)
         with self._lock:
             step_rules.bindable(var, self._slots)
             index = self._slots.find(var)
-            slot = None if index is None else self._slots.get(index, slot_name)
-            if slot is not None:
-                return slot
-            slot = backends.place(initial(initializer, var.shape, var.dtype), var)
-            step_rules.new_slot(slot, var, self._slots)
-            self._slots.bind([var], [])
-            index = self._index(var)
-            self._slots.add(index, slot_name, slot)
-            self._bind_step([index])
-        return slot
+            if index is None or slot_name not in self._slots[index].slots:
+                if slot is None:
+                    slot = initial(initializer, var.shape, var.dtype)
+                slot = backends.place(slot, var)
+                step_rules.new_slot(slot, var, self._slots)
+                self._bind([var], [], given=(slot_name, slot))
+            return self._slots[self._index(var)].slots[slot_name]
 
     def add_weight(
         self,
@@ -830,24 +793,25 @@ class Optimizer:
         shape: Sequence[int],
         dtype: Any = None,
         initializer: Any = "zeros",
-        trainable: None = None,
-        synchronization: None = None,
-        aggregation: None = None,
+        trainable: Any = None,
+        synchronization: Any = None,
+        aggregation: Any = None,
+        **kwargs: Any,
     ) -> Array:
         """Return a new array that belongs to the caller; it is not in `weights`.
 
         Parameters
         ----------
         name : str
-            Keras's name of the weight; arrays have none.
+            The name of the weight in Keras. It has no effect.
         shape : sequence of int
             Its shape.
         dtype : dtype, optional
             float32 (if omitted) or float64.
         initializer : {"zeros", "ones"}, callable or ndarray, optional
             As in `add_slot`.
-        trainable, synchronization, aggregation : None
-            Keras's, without a meaning for arrays.
+        trainable, synchronization, aggregation, **kwargs : object, optional
+            Arguments of Keras. They have no effect.
 
         Returns
         -------
@@ -860,9 +824,6 @@ class Optimizer:
             An argument breaks its rule.
         """
         rules.text("name", name)
-        rules.left_at_default("trainable", trainable)
-        rules.left_at_default("synchronization", synchronization)
-        rules.left_at_default("aggregation", aggregation)
         return initial(
             initializer,
             rules.shape("shape", shape) or (),
@@ -891,9 +852,9 @@ class Optimizer:
         ValueError
             `var` is the memory of a variable in another shape.
         """
-        slot = self._slots.get(self._index(var), slot_name)
+        slot = self._slots[self._index(var)].slots.get(slot_name)
         if slot is None:
-            slots.unknown_slot(slot_name, self._slots)
+            state_rules.unknown_slot(slot_name, self._slots)
         return slot
 
     def get_slot_names(self) -> list[str]:
@@ -936,8 +897,8 @@ class Optimizer:
             Rows miss steps, see `catch_up`: a list of weights cannot say which.
         """
         with self._lock:
-            self.check()
-            slots.no_row_is_behind("get_weights", self._slots)
+            self._synchronize()
+            state_rules.no_row_is_behind("get_weights", self._slots)
             return [
                 array.get()
                 if backends.is_on_device(array)
@@ -960,12 +921,19 @@ class Optimizer:
             The number, a shape or a kind of dtype does not match; nothing was copied.
         """
         with self._lock:
-            self.check()
-            new = slots.weights(self._name, weights, self.weights)
-            # Copies first: an array of the caller's may be one of the live ones.
-            for slot, array in zip(self.weights, [a.copy() for a in new], strict=True):
-                backends.copy_into(slot, array)
-            self._slots.call_caught_up()
+            self._synchronize()
+            new = state_rules.weights(self._name, weights, self.weights)
+            # Copies first: an array of the caller may be one of the live ones. Then
+            # one call copies everything, so that an interrupt comes before or after.
+            self._assign(self.weights, [array.copy() for array in new])
+            self._slots.mark_caught_up()
+
+    def _assign(self, targets: list[Array], sources: list[Array]) -> None:
+        pairs = list(zip(targets, sources, strict=True))
+        for target, source in pairs:
+            if backends.is_on_device(target):
+                backends.copy_into(target, source)
+        assign_on_host([p for p in pairs if not backends.is_on_device(p[0])])
 
     # --- Configuration ----------------------------------------------------------------
 
@@ -977,31 +945,28 @@ class Optimizer:
         dict
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
-        config = self._arguments()
-        for name in self._hyper:
+        config = self._settings()
+        for name in _options(type(self)):
             value = getattr(self, name)
+            if name in config and value is not config[name]:
+                config[name] = value
+        for name, value in config.items():
             if isinstance(value, LearningRateSchedule):
-                value = schedules.serialize(value)
+                config[name] = schedules.serialize(value)
             elif backends.is_on_device(value):
-                value = float(value.get())
-            config[name] = value
+                config[name] = float(value.get())
         return config
 
-    def _arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments as they are, those that are not None."""
-        arguments = {
-            "name": self._name,
-            "clipnorm": self.clipnorm,
-            "clipvalue": self.clipvalue,
-            "global_clipnorm": self.global_clipnorm,
-            **{name: self._hyper[name] for name in self._ranges if name in self._hyper},
-            **self._flags,
-            "weight_decay": self._weight_decay,
-            "catch_up": self._catches_up or None,
-            "check_finite": self._check_finite or None,
-            "num_threads": self._num_threads,
+    def _settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments as they were set, those that are not off."""
+        off = {"weight_decay": None, "check_finite": False, "num_threads": None}
+        values = {name: self._values[name] for name in _options(type(self))}
+        settings = {"name": self._name, **values, "catch_up": self._catches_up or None}
+        return {
+            name: value
+            for name, value in settings.items()
+            if value is not None and not (name in off and value is off[name])
         }
-        return {name: value for name, value in arguments.items() if value is not None}
 
     @classmethod
     def from_config(
@@ -1013,8 +978,10 @@ class Optimizer:
         ----------
         config : dict
             As `get_config` returns it; not changed. Missing keys take their defaults.
+            A configuration of Keras 2 or 3 may have keys that are unknown here, where
+            their values are neutral, such as ``use_ema=False``.
         custom_objects : dict of str to type, optional
-            Schedules of the caller's by class name.
+            Schedules of your own by class name.
 
         Returns
         -------
@@ -1026,7 +993,7 @@ class Optimizer:
         TypeError, ValueError
             An unknown key, or a value that breaks its rule.
         """
-        config = dict(config)
+        config = hyperparameters.without_neutral_keys(config)
         if "lr" in config:
             config["learning_rate"] = config.pop("lr")
         if isinstance(config.get("learning_rate"), dict):
@@ -1080,15 +1047,15 @@ class Optimizer:
 
     def _state(self) -> dict[str, Any]:
         """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
-        self.check()
-        return self._slots.state()
+        self._synchronize()
+        return self._slots.to_save()
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Start afresh from what `_state` returned."""
-        self._own(Slots.from_state(state))
+        self._own(Slots.from_saved(state))
 
     def __getstate__(self) -> dict[str, Any]:
-        rebuilt = ("_lock", "_step", "_devices", "_silent", "_slots")
+        rebuilt = ("_lock", "_step", "_devices", "_prepared", "_slots")
         with self._lock:
             attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
             return {"attributes": attributes, "state": self._state()}
@@ -1102,5 +1069,8 @@ class Optimizer:
         return copy.deepcopy(self)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items())
+        fields = ", ".join(f"{k}={v!r}" for k, v in self._settings().items())
         return f"{type(self).__name__}({fields})"
+
+
+_options = functools.cache(hyperparameters.options_of)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rmsprop_fast import rules
-from rmsprop_fast.optimizer import Hyperparameter, Optimizer
-from rmsprop_fast.schedules import LearningRateSchedule
+from rmsprop_fast.cpu._records import FLAGS, SLOTS
+from rmsprop_fast.hyperparameters import Hyperparameter, Option
+from rmsprop_fast.optimizer import Optimizer
 
 __all__ = ["RMSprop"]
 
-# The compiled step's bits of a variant.
-CENTERED, MOMENTUM, EPS_IN_SQRT = 1, 2, 4
+DEFAULT_EPSILON = 1e-7
 
 
 class RMSprop(Optimizer):
@@ -94,20 +95,37 @@ class RMSprop(Optimizer):
     (100, True)
     """
 
-    _idle_hyper = ("rho", "momentum")
-    _ranges = {
-        **Optimizer._ranges,
-        "rho": rules.fraction,
-        "momentum": rules.fraction,
-        "epsilon": rules.at_least_zero,
-    }
+    rho = Hyperparameter(
+        rules.fraction,
+        "Weight of the past in the running means, in [0, 1].",
+        decays_missed_rows=True,
+    )
+    momentum = Hyperparameter(
+        rules.fraction,
+        "Weight of the past in the momentum, in [0, 1].",
+        decays_missed_rows=True,
+    )
+    epsilon = Hyperparameter(
+        rules.at_least_zero,
+        "The number that keeps the denominator from zero.",
+        default=DEFAULT_EPSILON,
+    )
+    centered = Option(
+        rules.flag,
+        "Whether the squared mean is subtracted from the mean square.",
+        is_optional=False,
+        decays_missed_rows=True,
+    )
+    eps_in_sqrt = Option(
+        rules.flag, "Whether epsilon stands inside the root.", is_optional=False
+    )
 
     def __init__(
         self,
-        learning_rate: Hyperparameter | LearningRateSchedule = 0.001,
-        rho: Hyperparameter = 0.9,
-        momentum: Hyperparameter = 0.0,
-        epsilon: Hyperparameter | None = 1e-7,
+        learning_rate: float | Callable[..., float] = 0.001,
+        rho: float | Callable[[], float] = 0.9,
+        momentum: float | Callable[[], float] = 0.0,
+        epsilon: float | Callable[[], float] | None = DEFAULT_EPSILON,
         centered: bool = False,
         name: str | None = "RMSprop",
         *,
@@ -123,80 +141,15 @@ class RMSprop(Optimizer):
         self.centered = centered
         self.eps_in_sqrt = eps_in_sqrt
 
-    @property
-    def rho(self) -> float:
-        """Weight of the past in the running means, in [0, 1]."""
-        return self._get_hyper("rho")
-
-    @rho.setter
-    def rho(self, value: Hyperparameter) -> None:
-        self._set_hyper("rho", value)
-
-    @property
-    def momentum(self) -> float:
-        """Weight of the past in the momentum, in [0, 1]."""
-        return self._get_hyper("momentum")
-
-    @momentum.setter
-    def momentum(self, value: Hyperparameter) -> None:
-        self._set_hyper("momentum", value)
-
-    @property
-    def epsilon(self) -> float:
-        """What keeps the denominator from zero."""
-        return self._get_hyper("epsilon")
-
-    @epsilon.setter
-    def epsilon(self, value: Hyperparameter | None) -> None:
-        self._set_hyper("epsilon", 1e-7 if value is None else value)
-
-    @property
-    def centered(self) -> bool:
-        """Whether the squared mean is taken off the mean square."""
-        return self._flags["centered"]
-
-    @centered.setter
-    def centered(self, value: bool) -> None:
-        value = rules.flag("centered", value)
-        if self._catches_up:  # mg decays in missed steps only while it is in use
-            self._set_idle(self._flags, "centered", value)
-        else:
-            self._flags["centered"] = value
-
-    @property
-    def eps_in_sqrt(self) -> bool:
-        """Whether epsilon stands inside the root."""
-        return self._flags["eps_in_sqrt"]
-
-    @eps_in_sqrt.setter
-    def eps_in_sqrt(self, value: bool) -> None:
-        self._flags["eps_in_sqrt"] = rules.flag("eps_in_sqrt", value)
-
-    def _variant(self, momentum: float) -> int:
+    def _variant(self, numbers: Mapping[str, Any]) -> int:
         return (
-            CENTERED * self._flags["centered"]
-            + MOMENTUM * (momentum > 0)
-            + EPS_IN_SQRT * self._flags["eps_in_sqrt"]
+            FLAGS["centered"] * numbers["centered"]
+            + FLAGS["momentum"] * (numbers["momentum"] > 0)
+            + FLAGS["eps_in_sqrt"] * numbers["eps_in_sqrt"]
         )
 
-    def _idle_scalars(self) -> tuple[int, float, float]:
-        momentum = self._get_hyper("momentum")
-        return self._variant(momentum), self._get_hyper("rho"), momentum
-
-    def _scalars(self) -> tuple[int, float, float, float, float]:
-        momentum = self._get_hyper("momentum")
-        return (
-            self._variant(momentum),
-            self._learning_rate_now(),
-            self._get_hyper("rho"),
-            momentum,
-            self._get_hyper("epsilon"),
-        )
+    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, float]:
+        return {name: numbers[name] for name in ("rho", "momentum", "epsilon")}
 
     def _slots_for(self, variant: int) -> list[str]:
-        names = ["rms"]
-        if variant & MOMENTUM:
-            names.append("momentum")
-        if variant & CENTERED:
-            names.append("mg")
-        return names
+        return [name for name, flag in SLOTS.items() if variant & flag == flag]

@@ -269,16 +269,31 @@ def same_array(where: str, var: Array, bound: Array) -> None:
         )
 
 
-def integers(name: str, indices: Any) -> Array:
-    if not backends.is_array(indices):
-        raise TypeError(f"{name} must be a numpy.ndarray, got {type(indices).__name__}")
-    if indices.dtype.kind not in "iu" or not indices.dtype.isnative:
-        raise TypeError(
-            f"{name} must have an integer dtype in native byte order, "
-            f"got {indices.dtype.str!r}"
-        )
-    contiguous_on_device("", name, indices)
-    return indices  # type: ignore[no-any-return]
+def row_numbers(name: str, value: Any, like: Any) -> Array:
+    """Return row numbers as a 1-D array of integers, on the device of `like`.
+
+    An array of integers in native byte order is returned as it is, not copied.
+    """
+    array = value
+    if not backends.is_array(value):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError):  # lists of different lengths
+            raise TypeError(
+                f"{name} must be a sequence of integers, got {value!r}"
+            ) from None
+        if array.size == 0:
+            array = array.astype(np.int64)
+        if backends.is_array(like):
+            array = backends.place(array, like)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have 1 dimension, got shape {array.shape}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    contiguous_on_device("", name, array)
+    return array  # type: ignore[no-any-return]
 
 
 def listed(name: str, value: Any) -> list[Any]:

@@ -1,9 +1,9 @@
-"""The state of an optimizer: slot arrays, the variables they belong to, their order."""
+"""The state of an optimizer: variables, their slots, their counts of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from rmsprop_fast import backends, rules
 from rmsprop_fast.cpu._extents import Extents
 
-__all__ = ["INITIALIZERS", "Slots", "initial"]
+__all__ = ["INITIALIZERS", "Bound", "Slots", "initial"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Spec = tuple[Shape, np.dtype[Any]]
 
 INITIALIZERS: dict[str, Callable[..., Array]] = {"zeros": np.zeros, "ones": np.ones}
 
@@ -53,6 +54,77 @@ def _own_copy(array: Array) -> Array:
     return array if owned else np.array(array, order="C", subok=False)
 
 
+class Bound(NamedTuple):
+    """One variable and what is kept for it.
+
+    Attributes
+    ----------
+    var : ndarray or None
+        A view of the variable; None in a restored state.
+    shape, dtype : tuple of int, numpy.dtype
+        The variable's.
+    slots : dict of str to ndarray
+        By name. Each is C-contiguous and has the variable's shape and dtype.
+    counters : dict of str to ndarray
+        With ``catch_up=True``, int64, on the variable's device: ``"steps"`` holds how
+        many steps the variable has made and how many of them all its rows have;
+        ``"row_steps"`` holds how many each row has. The larger of the last two counts.
+    is_excluded : bool
+        Weight decay leaves the variable alone.
+    """
+
+    var: Array | None
+    shape: Shape
+    dtype: np.dtype[Any]
+    slots: dict[str, Array]
+    counters: dict[str, Array]
+    is_excluded: bool
+
+    @property
+    def was_resized(self) -> bool:
+        """Whether the variable's owner has moved or shrunk under the view."""
+        owner = getattr(self.var, "base", None)
+        if self.var is None or not isinstance(owner, np.ndarray) or not self.var.size:
+            return False
+        low, high = backends.bounds(self.var)
+        owner_low, owner_high = backends.bounds(owner)
+        return low < owner_low or high > owner_high
+
+
+class State(NamedTuple):
+    """Everything about variables at one moment.
+
+    A change makes another State and puts it in place with one assignment, so that an
+    interrupt leaves the old one or the new one. `bound` and `order` may be longer than
+    `n` and `n_order` say: what follows was prepared by a change that was interrupted.
+    """
+
+    bound: list[Bound]
+    n: int
+    order: list[tuple[int, str]]  # (variable, slot name) in order of creation
+    n_order: int
+    by_key: dict[Any, int]
+    extents: Extents
+    is_closed: bool = False
+    is_restored: bool = False
+
+    def has_leftovers(self) -> bool:
+        return len(self.bound) > self.n or len(self.order) > self.n_order
+
+
+def _state_of(bound: list[Bound], order: list[tuple[int, str]], **flags: bool) -> State:
+    """Return the State of these variables, its indices made anew."""
+    by_key: dict[Any, int] = {}
+    arrays: list[Array] = []
+    for index, each in enumerate(bound):
+        if each.var is not None:
+            by_key[Slots.key(each.var)] = index
+            arrays += [each.var, *each.slots.values()]
+    extents = Extents()
+    extents.add_all([backends.bounds(array) for array in arrays])
+    return State(bound, len(bound), order, len(order), by_key, extents, **flags)
+
+
 class Slots:
     """Slot arrays in order of creation, bound to variables by address.
 
@@ -63,27 +135,17 @@ class Slots:
     Parameters
     ----------
     counts_rows : bool, default False
-        Whether to count the steps that each row of a variable has, see `counters`.
+        Whether to count the steps that each row of a variable has, see `Bound`.
     """
 
     def __init__(self, counts_rows: bool = False) -> None:
         self.iterations = np.zeros((), np.int64)
         self.skipped_steps = 0  # that check_finite="skip" has left out
-        self.variables: list[Array | None] = []
-        self.specs: list[tuple[Shape, np.dtype[Any]]] = []
-        self.by_key: dict[Any, int] = {}
-        self.extents = Extents()
         self.counts_rows = counts_rows
-        # For each variable with rows, int64, where it lies: "steps" are the two numbers
-        # of steps that it made and that all its rows have; "row_steps" are those that
-        # each row has. The larger of the last two counts.
-        self.counters: list[dict[str, Array]] = []
-        self.is_excluded: list[bool] = []  # from weight decay, for each variable
-        self._to_exclude: dict[Any, Array] = {}  # arrays that are no variables yet
-        self.is_closed = False
-        self.is_restored = False
-        self._arrays: list[dict[str, Array]] = []
-        self._order: list[tuple[int, str]] = []
+        # Sets of variables whose missing gradients were warned about.
+        self.warned_missing: set[frozenset[Any]] = set()
+        self._to_exclude: dict[Any, Array] = {}  # arrays that are not bound yet
+        self.state = _state_of([], [])
 
     @staticmethod
     def key(var: Array) -> Any:
@@ -91,127 +153,188 @@ class Slots:
         address = backends.address(var)
         return address if var.size else (address, var.shape)
 
+    def __len__(self) -> int:
+        return self.state.n
+
+    def __iter__(self) -> Iterator[Bound]:
+        state = self.state
+        return iter(state.bound[: state.n])
+
+    def __getitem__(self, index: int) -> Bound:
+        return self.state.bound[index]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `build` has closed the list of variables."""
+        return self.state.is_closed
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the state waits for variables to bind to."""
+        return self.state.is_restored
+
     def find(self, var: Any) -> int | None:
         """Return the index of a bound variable."""
-        return self.by_key.get(self.key(var)) if backends.is_array(var) else None
+        if not backends.is_array(var):
+            return None
+        state = self.state
+        index = state.by_key.get(self.key(var))
+        return None if index is None or index >= state.n else index
 
-    def get(self, index: int, name: str) -> Array | None:
-        """Return one slot."""
-        return self._arrays[index].get(name)
+    def _order(self) -> list[tuple[int, str]]:
+        return self.state.order[: self.state.n_order]
 
     def names(self) -> list[str]:
         """Return the slots' names in order of creation."""
-        return list(dict.fromkeys(name for _, name in self._order))
+        return list(dict.fromkeys(name for _, name in self._order()))
 
     def arrays(self) -> list[Array]:
         """Return every slot in order of creation."""
-        return [self._arrays[index][name] for index, name in self._order]
+        return [self[index].slots[name] for index, name in self._order()]
 
     def labelled(self) -> Iterable[tuple[str, Array]]:
         """Yield every bound variable and slot with words for an error."""
-        for index, var in enumerate(self.variables):
-            if var is not None:
-                yield f"variable {index} of shape {var.shape}", var
-        for index, name in self._order:
-            yield f"slot {name!r} of variable {index}", self._arrays[index][name]
+        for index, each in enumerate(self):
+            if each.var is not None:
+                yield f"variable {index} of shape {each.shape}", each.var
+        for index, name in self._order():
+            yield f"slot {name!r} of variable {index}", self[index].slots[name]
 
-    # --- Binding ----------------------------------------------------------------------
+    # --- Changes: each ends in one assignment to `state` ------------------------------
 
-    def bind(self, new: Sequence[Array], names: Sequence[str]) -> list[int]:
+    def bind(
+        self,
+        new: Sequence[Array],
+        names: Sequence[str],
+        *,
+        given: tuple[str, Array] | None = None,
+        closes: bool = False,
+    ) -> None:
         """Bind checked variables and create the slots they lack, as zeros.
 
-        Returns the indices of all variables that changed. Every array is allocated
-        before anything is changed.
+        `given` is a slot, by name, of the one variable in `new`; `closes` refuses other
+        variables from then on.
         """
-        if self.is_restored:
+        state = self._without_leftovers()
+        if state.is_restored:
+            state = self._bound_to(new)
             indices = list(range(len(new)))
         else:
-            unbound = iter(range(len(self.variables), len(self.variables) + len(new)))
+            unknown = iter(range(state.n, state.n + len(new)))
             found = [self.find(var) for var in new]
-            indices = [next(unbound) if i is None else i for i in found]
-        created = [
-            (index, name, backends.zeros(var.shape, var.dtype, var))
-            for name in names
+            indices = [next(unknown) if k is None else k for k in found]
+        added: dict[int, dict[str, Array]] = {index: {} for index in indices}
+        order: list[tuple[int, str]] = []
+        for name in names:
+            for index, var in zip(indices, new, strict=True):
+                if index >= state.n or name not in state.bound[index].slots:
+                    added[index][name] = backends.zeros(var.shape, var.dtype, var)
+                    order.append((index, name))
+        if given is not None:
+            added[indices[0]][given[0]] = given[1]
+            order.append((indices[0], given[0]))
+        fresh = [
+            Bound(
+                backends.own_view(var),
+                var.shape,
+                var.dtype,
+                added[index],
+                self._new_counters(var.shape, var),
+                self.key(var) in self._to_exclude,
+            )
             for index, var in zip(indices, new, strict=True)
-            if index >= len(self._arrays) or name not in self._arrays[index]
+            if index >= state.n
         ]
-        counters = {
-            index: self._new_counters(var.shape, var)
-            for index, var in zip(indices, new, strict=True)
-            if index >= len(self.variables)
-        }
-        changed = {index for index, _, _ in created}
-        if self.is_restored:
-            changed.update(indices)
-            self._rebind(new)
-        for index, var in zip(indices, new, strict=True):
-            if index == len(self.variables):
-                changed.add(index)
-                self._append(var, counters[index])
-        for index, name, array in created:
-            self.add(index, name, array)
-        return sorted(changed)
-
-    def add(self, index: int, name: str, array: Array) -> None:
-        """Add one slot to a bound variable."""
-        self._arrays[index][name] = array
-        self._order.append((index, name))
-        self._take(array)
-
-    def _append(self, var: Array, counters: dict[str, Array]) -> None:
-        self.by_key[self.key(var)] = len(self.variables)
-        self.variables.append(backends.own_view(var))
-        self.specs.append((var.shape, var.dtype))
-        self.counters.append(counters)
-        self.is_excluded.append(self._to_exclude.pop(self.key(var), None) is not None)
-        self._arrays.append({})
-        self._take(var)
-
-    def _take(self, array: Array) -> None:
-        if array.size:
-            self.extents.add(*backends.bounds(array))
-
-    def _rebind(self, new: Sequence[Array]) -> None:
-        """Bind a restored state to `new`, which match it position by position."""
-        self._arrays, self.counters = (
-            [
-                {name: backends.place(array, var) for name, array in arrays.items()}
-                for arrays, var in zip(field, new, strict=True)
+        changed = {k: slots for k, slots in added.items() if slots and k < state.n}
+        bound, all_order = state.bound, state.order
+        if changed:
+            bound = [
+                each._replace(slots={**each.slots, **changed[k]})
+                if k in changed
+                else each
+                for k, each in enumerate(bound)
             ]
-            for field in (self._arrays, self.counters)
+            all_order = list(all_order)
+        # What an interrupt leaves behind here is beyond the counts of the old state.
+        bound += fresh
+        all_order += order
+        for index, each in enumerate(bound[state.n :], state.n):
+            state.by_key[self.key(each.var)] = index
+        arrays = [each.var for each in fresh]
+        for slots in added.values():
+            arrays += slots.values()
+        state.extents.add_all([backends.bounds(array) for array in arrays])
+        self.state = State(
+            bound,
+            len(bound),
+            all_order,
+            len(all_order),
+            state.by_key,
+            state.extents,
+            closes or state.is_closed,
         )
-        self.is_restored = False
-        for index, var in enumerate(new):
-            for array in self._arrays[index].values():
-                self._take(array)
-            self.variables[index] = backends.own_view(var)
-            self.by_key[self.key(var)] = index
-            if self._to_exclude.pop(self.key(var), None) is not None:
-                self.is_excluded[index] = True
-            self._take(var)
+        for var in new:
+            self._to_exclude.pop(self.key(var), None)
+        if closes:
+            self.warned_missing.clear()  # an array that was not bound is now unknown
 
-    def forget(self, index: int) -> None:
-        """Let go of a variable and its slots; later ones move up."""
-        fields = (self.specs, self.counters, self.is_excluded, self._arrays)
-        for field in (self.variables, *fields):
-            del field[index]
-        self._order = [(i - (i > index), name) for i, name in self._order if i != index]
-        self.by_key = {}
-        self.extents = Extents()
-        for i, var in enumerate(self.variables):
-            if var is not None:
-                self.by_key[self.key(var)] = i
-                self._take(var)
-        for array in self.arrays():
-            self._take(array)
+    def _without_leftovers(self) -> State:
+        """Return the state, cleared of what an interrupted `bind` has prepared."""
+        state = self.state
+        if state.has_leftovers():
+            flags = {"is_closed": state.is_closed, "is_restored": state.is_restored}
+            state = _state_of(
+                state.bound[: state.n], state.order[: state.n_order], **flags
+            )
+            self.state = state
+        return state
+
+    def _bound_to(self, new: Sequence[Array]) -> State:
+        """Return a restored state, bound to `new`, which match it by position."""
+        bound = []
+        for each, var in zip(self, new, strict=True):
+            placed = [
+                {name: backends.place(array, var) for name, array in arrays.items()}
+                for arrays in (each.slots, each.counters)
+            ]
+            is_excluded = each.is_excluded or self.key(var) in self._to_exclude
+            view = backends.own_view(var)
+            bound.append(Bound(view, each.shape, each.dtype, *placed, is_excluded))
+        return _state_of(bound, self._order(), is_closed=self.is_closed)
+
+    def without(self, index: int) -> Slots:
+        """Return the same state without a variable and its slots; later ones move up."""
+        state = self._without_leftovers()
+        other = object.__new__(Slots)
+        other.__dict__.update(self.__dict__)
+        other.warned_missing = set()
+        order = [(k - (k > index), name) for k, name in self._order() if k != index]
+        flags = {"is_closed": state.is_closed, "is_restored": state.is_restored}
+        other.state = _state_of(
+            [each for k, each in enumerate(self) if k != index], order, **flags
+        )
+        return other
+
+    def exclude(self, new: Sequence[Array]) -> None:
+        """Exclude arrays from weight decay, bound ones and those not bound yet."""
+        state = self._without_leftovers()
+        indices = [self.find(var) for var in new]
+        for var, index in zip(new, indices, strict=True):
+            if index is None:  # the view keeps the address taken
+                self._to_exclude[self.key(var)] = backends.own_view(var)
+        bound = [
+            each._replace(is_excluded=True) if k in indices else each
+            for k, each in enumerate(state.bound)
+        ]
+        self.state = state._replace(bound=bound)
 
     # --- Rows that missed steps -------------------------------------------------------
 
     def _new_counters(self, shape: Shape, like: Any = None) -> dict[str, Array]:
-        """Return the counters of a variable of that shape, where `like` lies."""
+        """Return the counters of a variable of that shape, on the device of `like`."""
         if not self.counts_rows or 0 in shape or not shape:
             return {}
-        # The host's are never written unless a gradient is row-sparse: until then
+        # Those of the host are written only when a gradient is row-sparse: until then
         # zeros cost no memory.
         return {
             "steps": backends.zeros((2,), np.int64, like),
@@ -220,110 +343,104 @@ class Slots:
 
     def behind(self) -> list[int]:
         """Return the indices of the variables with rows that miss steps."""
-        return [index for index in range(len(self.counters)) if self._is_behind(index)]
+        return [k for k, each in enumerate(self) if _is_behind(each.counters)]
 
-    def _is_behind(self, index: int) -> bool:
-        if not self.counters[index]:
-            return False
-        made, by_all = backends.as_numpy(self.counters[index]["steps"])
-        if by_all == made:
-            return False
-        return bool((backends.as_numpy(self.counters[index]["row_steps"]) < made).any())
-
-    def call_caught_up(self) -> None:
-        """Say of every row that it misses no step."""
-        for counters in self.counters:
-            if counters:
-                made, _ = backends.as_numpy(counters["steps"])
-                backends.copy_into(counters["steps"], np.array([made, made]))
-
-    # --- Weight decay -----------------------------------------------------------------
-
-    def exclude(self, var: Array) -> int | None:
-        """Exclude an array from weight decay; return its index if it is bound."""
-        index = self.find(var)
-        if index is None:
-            self._to_exclude[self.key(var)] = backends.own_view(
-                var
-            )  # keeps the address taken
-        else:
-            self.is_excluded[index] = True
-        return index
+    def mark_caught_up(self) -> None:
+        """Note that no row misses a step."""
+        for each in self:
+            if each.counters:
+                made, _ = backends.as_numpy(each.counters["steps"])
+                backends.copy_into(each.counters["steps"], np.array([made, made]))
 
     # --- Saving -----------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def to_save(self) -> dict[str, Any]:
         """Return everything but the variables.
 
         ``"arrays"`` maps names to the live arrays, in order, or to copies of those on
-        devices; all else is for JSON.
+        devices; everything else is for JSON.
         """
-        if self._to_exclude:
-            unbound_exclusions(list(self._to_exclude.values()))
+        unbound = [var for var in self._to_exclude.values() if self.find(var) is None]
+        if unbound:
+            unbound_exclusions(unbound)
         arrays = {
             f"slot.{index}.{quote(name, safe='')}": backends.as_numpy(
-                self._arrays[index][name]
+                self[index].slots[name]
             )
-            for index, name in self._order
+            for index, name in self._order()
         }
-        for index in range(len(self.specs)):
-            for name, counter in self._counters_to_save(index).items():
+        for index, each in enumerate(self):
+            for name, counter in _counters_to_save(each.counters).items():
                 arrays[f"counter.{index}.{name}"] = counter
         return {
             "iterations": int(self.iterations),
             "skipped_steps": self.skipped_steps,
-            "variables": [[list(shape), dtype.name] for shape, dtype in self.specs],
+            "variables": [[list(each.shape), each.dtype.name] for each in self],
             "is_closed": self.is_closed,
             "counts_rows": self.counts_rows,
-            "is_excluded": list(self.is_excluded),
+            "is_excluded": [each.is_excluded for each in self],
             "arrays": arrays,
         }
 
-    def _counters_to_save(self, index: int) -> dict[str, Array]:
-        """Return counters, without those of rows where all have the same."""
-        counters = self.counters[index]
-        if not counters:
-            return {}
-        steps = backends.as_numpy(counters["steps"])
-        if steps[0] == steps[1]:
-            return {"steps": steps}
-        return {"steps": steps, "row_steps": backends.as_numpy(counters["row_steps"])}
-
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Slots:
+    def from_saved(cls, saved: dict[str, Any]) -> Slots:
         """Return slots that bind by position to the next variables.
 
         Raises ValueError for a state that no optimizer can have had.
         """
-        self = cls(rules.flag("counts_rows", state["counts_rows"]))
+        self = cls(rules.flag("counts_rows", saved["counts_rows"]))
         self.iterations[()] = rules.integer(
-            "iterations", state["iterations"], 0, rules.MAX_ITERATIONS
+            "iterations", saved["iterations"], 0, rules.MAX_ITERATIONS
         )
-        self.skipped_steps = rules.integer("skipped_steps", state["skipped_steps"], 0)
-        self.specs = [
+        self.skipped_steps = rules.integer("skipped_steps", saved["skipped_steps"], 0)
+        specs: list[Spec] = [
             (tuple(shape), rules.slot_dtype("dtype", dtype))
-            for shape, dtype in state["variables"]
+            for shape, dtype in saved["variables"]
         ]
-        self.variables = [None] * len(self.specs)
-        self._arrays = [{} for _ in self.specs]
-        self.counters = [self._new_counters(shape) for shape, _ in self.specs]
-        self.is_closed = rules.flag("is_closed", state["is_closed"])
-        self.is_restored = bool(self.specs)
-        for key, array in state["arrays"].items():
+        is_excluded = saved_flags("is_excluded", saved["is_excluded"], len(specs))
+        bound = [
+            Bound(None, *spec, {}, self._new_counters(spec[0]), flag)
+            for spec, flag in zip(specs, is_excluded, strict=True)
+        ]
+        order = []
+        for key, array in saved["arrays"].items():
             kind, number, name = key.split(".", 2)
             index = int(number)
             if kind == "slot":
-                saved_slot(key, index, array, self.specs)
-                self.add(index, unquote(name), _own_copy(array))
+                saved_slot(key, index, array, specs)
+                bound[index].slots[unquote(name)] = _own_copy(array)
+                order.append((index, unquote(name)))
             elif kind == "counter":
-                saved_counter(key, index, name, array, self.counters)
-                self.counters[index][name] = _own_copy(array)
+                saved_counter(key, index, name, array, bound)
+                bound[index].counters[name] = _own_copy(array)
             else:
                 raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
-        self.is_excluded = saved_flags(
-            "is_excluded", state["is_excluded"], len(self.specs)
+        self.state = _state_of(
+            bound,
+            order,
+            is_closed=rules.flag("is_closed", saved["is_closed"]),
+            is_restored=bool(bound),
         )
         return self
+
+
+def _is_behind(counters: dict[str, Array]) -> bool:
+    if not counters:
+        return False
+    made, by_all = backends.as_numpy(counters["steps"])
+    if by_all == made:
+        return False
+    return bool((backends.as_numpy(counters["row_steps"]) < made).any())
+
+
+def _counters_to_save(counters: dict[str, Array]) -> dict[str, Array]:
+    """Return counters, without those of rows where all have the same."""
+    if not counters:
+        return {}
+    steps = backends.as_numpy(counters["steps"])
+    if steps[0] == steps[1]:
+        return {"steps": steps}
+    return {"steps": steps, "row_steps": backends.as_numpy(counters["row_steps"])}
 
 
 # --- Rules ---------------------------------------------------------------------------
@@ -423,10 +540,10 @@ def saved_counter(
     index: int,
     name: str,
     array: Array,
-    counters: Sequence[dict[str, Array]],
+    bound: Sequence[Bound],
 ) -> None:
     """Refuse a restored counter that its variable cannot have."""
-    new = counters[index].get(name) if 0 <= index < len(counters) else None
+    new = bound[index].counters.get(name) if 0 <= index < len(bound) else None
     if new is None:
         raise ValueError(f"{key} must be of a variable whose rows are counted")
     if (array.shape, array.dtype) != (new.shape, new.dtype):

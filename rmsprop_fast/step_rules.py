@@ -6,7 +6,10 @@ The compiled step tests the same rules with macros, which say only yes or no. It
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -19,35 +22,68 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+class _Ranges:
+    """Arrays sorted by address, to find those that a range of addresses meets."""
+
+    def __init__(self, labelled: Iterable[tuple[str, Array]]) -> None:
+        ranges = ((*backends.bounds(array), label, array) for label, array in labelled)
+        self._items = sorted((r for r in ranges if r[0] < r[1]), key=lambda r: r[:2])
+        self._lows = [low for low, *_ in self._items]
+        self._highest = list(accumulate((high for _, high, *_ in self._items), max))
+
+    def meeting(self, low: int, high: int) -> Iterator[tuple[str, Array]]:
+        """Yield the arrays whose bounds meet [low, high), with their labels."""
+        first = bisect_right(self._highest, low)  # all before it end at or before `low`
+        for _, other_high, label, array in self._items[
+            first : bisect_left(self._lows, high)
+        ]:
+            if low < other_high:
+                yield label, array
+
+
 class _Memory:
     """The arrays of an optimizer and of this call, to find overlaps among them."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._new: list[tuple[str, Array, tuple[int, int]]] = []
+        self._new: list[tuple[str, str, Array]] = []
+        self._position: dict[str, int] = {}
 
-    def add(self, label: str, var: Array) -> None:
-        self._new.append((label, var, backends.bounds(var)))
+    def add(self, where: str, label: str, var: Array) -> None:
+        """Note a variable of this call."""
+        self._position[label] = len(self._new)
+        self._new.append((where, label, var))
+
+    @cached_property
+    def _ranges(self) -> _Ranges:
+        return _Ranges((label, var) for _, label, var in self._new)
+
+    @cached_property
+    def _bound_ranges(self) -> _Ranges:
+        return _Ranges(self._slots.labelled())
+
+    def refuse_new(self) -> None:
+        """Raise when a new variable shares memory with one before it, or a bound one."""
+        for position, (where, _, var) in enumerate(self._new):
+            self._refuse(where, "variable", var, position)
 
     def refuse(self, where: str, name: str, array: Array) -> None:
-        """Raise when `array` shares memory with any other; bounds first, then exact."""
+        """Raise when an array shares memory with any variable or slot."""
+        self._refuse(where, name, array, len(self._new))
+
+    def _refuse(self, where: str, name: str, array: Array, position: int) -> None:
+        """Raise when an array shares memory with others; bounds first, then exact."""
         low, high = backends.bounds(array)
-        others = self._new
-        if self._slots.extents.may_touch(low, high):
-            bound = [
-                (*each, backends.bounds(each[1])) for each in self._slots.labelled()
-            ]
-            others = others + bound
-        for label, other, (other_low, other_high) in others:
-            if (
-                low < other_high
-                and other_low < high
-                and backends.shares_memory(array, other)
-            ):
-                raise ValueError(
-                    f"{where}{name} must not overlap a variable or a slot, "
-                    f"got memory of {label}"
-                )
+        others = [
+            (label, other)
+            for label, other in self._ranges.meeting(low, high)
+            if self._position[label] < position
+        ]
+        if self._slots.state.extents.may_touch(low, high):
+            others += self._bound_ranges.meeting(low, high)
+        for label, other in others:
+            if backends.shares_memory(array, other):
+                raise ValueError(f"{where}{name} shares memory with {label}")
 
 
 def variables(where: str, var_list: Any, slots: Slots) -> list[Array]:
@@ -62,6 +98,7 @@ def variables(where: str, var_list: Any, slots: Slots) -> list[Array]:
         _bindable(f"{where}[{k}]: ", f"{where}[{k}]", var, slots, seen, memory)
     if not seen:
         raise ValueError(f"{where} must hold at least one array, got none")
+    memory.refuse_new()
     if slots.is_restored:
         restored(list(seen.values()), slots)
     return list(seen.values())
@@ -75,19 +112,18 @@ def _bindable(
     seen: dict[Any, Array],
     memory: _Memory,
 ) -> None:
-    """Check one variable against those bound and those of this call."""
+    """Check one variable by itself; `memory` takes it when it is new."""
     # A bound variable passed these rules; what can change since is being writable.
     rules.variable(where, var)
     key = slots.key(var)
-    index = slots.by_key.get(key)
-    twin = seen.get(key) if index is None else slots.variables[index]
+    index = slots.find(var)
+    twin = seen.get(key) if index is None else slots[index].var
     if twin is not None:
         rules.same_array(where, var, twin)
     elif slots.is_closed and not slots.is_restored:
         _stranger(where, var, slots)
     else:
-        memory.refuse(where, "var", var)
-        memory.add(label, var)
+        memory.add(where, label, var)
     seen.setdefault(key, var)
 
 
@@ -98,7 +134,9 @@ def bindable(var: Any, slots: Slots) -> None:
             "a restored optimizer must be bound by build or apply_gradients before "
             "it gets another slot"
         )
-    _bindable("", "var", var, slots, {}, _Memory(slots))
+    memory = _Memory(slots)
+    _bindable("", "var", var, slots, {}, memory)
+    memory.refuse_new()
 
 
 def _stranger(where: str, var: Array, slots: Slots) -> NoReturn:
@@ -110,25 +148,30 @@ def _stranger(where: str, var: Array, slots: Slots) -> NoReturn:
 
 def restored(new: Sequence[Array], slots: Slots) -> None:
     """Refuse variables that do not match a restored optimizer's, one by one."""
-    if len(new) != len(slots.specs):
+    if len(new) != len(slots):
         raise ValueError(
-            f"the variables must be as many as the restored optimizer had, "
-            f"{len(slots.specs)}, got {len(new)}"
+            f"the restored optimizer had {len(slots)} variables, got {len(new)}"
         )
-    for k, (var, spec) in enumerate(zip(new, slots.specs, strict=True)):
-        if (var.shape, var.dtype) != spec:
+    for k, (var, bound) in enumerate(zip(new, slots, strict=True)):
+        if (var.shape, var.dtype) != (bound.shape, bound.dtype):
             raise ValueError(
-                f"variable {k} must have the restored optimizer's shape {spec[0]} and "
-                f"dtype {spec[1]}, got {var.shape} and {var.dtype}"
+                f"variable {k}: the restored optimizer had shape {bound.shape} and "
+                f"dtype {bound.dtype}, got {var.shape} and {var.dtype}"
             )
 
 
-def to_exclude(var_list: Any, var_names: Any, slots: Slots) -> list[Array]:
+def not_resized(slots: Slots) -> None:
+    """Refuse to go on when the memory of a bound variable is not its own any more."""
+    for k, bound in enumerate(slots):
+        if bound.was_resized:
+            raise ValueError(
+                f"variable {k} of shape {bound.shape} was resized in place after it "
+                "was bound: forget it first"
+            )
+
+
+def to_exclude(var_list: Any, slots: Slots) -> list[Array]:
     """Return arrays that are variables, or may become some."""
-    if var_names is not None:
-        raise ValueError(
-            f"var_names must be None: arrays have no names, got {var_names!r}"
-        )
     if backends.is_array(var_list) or not isinstance(var_list, Iterable):
         raise TypeError(
             f"var_list must be a list of arrays, got {type(var_list).__name__}"
@@ -138,7 +181,7 @@ def to_exclude(var_list: Any, var_names: Any, slots: Slots) -> list[Array]:
         where = f"var_list[{k}]: "
         rules.variable(where, var)
         index = slots.find(var)
-        bound = None if index is None else slots.variables[index]
+        bound = None if index is None else slots[index].var
         if bound is not None:
             rules.same_array(where, var, bound)
         elif slots.is_closed and not slots.is_restored:
@@ -149,7 +192,7 @@ def to_exclude(var_list: Any, var_names: Any, slots: Slots) -> list[Array]:
 def new_slot(slot: Array, var: Array, slots: Slots) -> None:
     """Check that a slot's memory is its own."""
     memory = _Memory(slots)
-    memory.add("its variable", var)
+    memory.add("", "its variable", var)
     memory.refuse("", "initializer", slot)
 
 
@@ -158,43 +201,46 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
     if type(grad) is indexed_slices.IndexedSlices:
         indexed_slices.slices_for(where, grad, var)
         return grad.values
+    if isinstance(grad, np.generic):
+        grad = np.asarray(grad)  # what NumPy makes of a 0-d array in arithmetic
     if not backends.is_array(grad):
         raise TypeError(
-            f"{where}grad must be a numpy.ndarray, IndexedSlices or None, "
+            f"{where}gradient must be a numpy.ndarray, IndexedSlices or None, "
             f"got {type(grad).__name__}"
         )
     if grad.dtype != var.dtype or not grad.dtype.isnative:
         raise TypeError(
-            f"{where}grad must have var's dtype {var.dtype}, got {grad.dtype.str!r}"
+            f"{where}gradient has dtype {grad.dtype.str!r}, its variable "
+            f"{var.dtype.str!r}"
         )
     if grad.shape != var.shape:
         raise ValueError(
-            f"{where}grad must have var's shape {var.shape}, got {grad.shape}"
+            f"{where}gradient has shape {grad.shape}, its variable {var.shape}"
         )
-    rules.same_place(where, "grad", grad, "var", var)
-    rules.contiguous_on_device(where, "grad", grad)
+    rules.same_place(where, "gradient", grad, "its variable", var)
+    rules.contiguous_on_device(where, "gradient", grad)
     return grad  # type: ignore[no-any-return]
 
 
 def _before(what: str, device: int) -> str:
     """Return when and where a device found what is raised now."""
     return (
-        f", in a {what} on cuda:{device} before this call; that and the steps after it "
-        f"changed nothing there"
+        f"; found by an earlier {what} on cuda:{device}, which changed nothing there, "
+        "and neither did the steps after it"
     )
 
 
 def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> NoReturn:
     """Raise for a row that a device found; a `pair` of -1 is `catch_up`'s `rows`."""
-    name = "rows" if pair < 0 else f"grads_and_vars[{pair}]: indices"
+    where = "rows" if pair < 0 else f"grads_and_vars[{pair}]"
     raise IndexError(
-        f"{name} must be in [0, {n_rows}), got {row} at position {position}"
+        indexed_slices.out_of_range(where, row, position, n_rows)
         + _before("catch_up" if pair < 0 else "step", device)
     )
 
 
 def one_place(name: str, wanted: Any, arrays: Iterable[Any]) -> None:
-    """Refuse what is of gradients in several places: one would have to wait."""
+    """Refuse gradients in several places: one place would have to wait for another."""
     places = list(dict.fromkeys(map(backends.place_of, arrays)))
     if len(places) > 1:
         raise ValueError(
@@ -220,7 +266,7 @@ def iterator(name: str, value: Any) -> Iterator[Any]:
         return iter(value)
     except TypeError:
         raise TypeError(
-            f"{name} must be an iterable of (grad, var) pairs, "
+            f"{name} must be an iterable of (gradient, variable) pairs, "
             f"got {type(value).__name__}"
         ) from None
 
@@ -231,7 +277,7 @@ def pairs(grads_and_vars: Sequence[Any]) -> list[tuple[Any, Any]]:
     for k, pair in enumerate(grads_and_vars):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(
-                f"grads_and_vars[{k}] must be a (grad, var) pair, got "
+                f"grads_and_vars[{k}] must be a (gradient, variable) pair, got "
                 + (
                     f"{len(pair)} items"
                     if isinstance(pair, (tuple, list))
@@ -262,7 +308,7 @@ def step(
         where = f"grads_and_vars[{k}]: "
         if grad is None and not slots.is_restored:
             missing.append(rules.variable(where, var))  # not bound by this
-            if slots.is_closed and slots.key(var) not in slots.by_key:
+            if slots.is_closed and slots.find(var) is None:
                 _stranger(where, var, slots)
             continue
         _bindable(where, f"grads_and_vars[{k}]", var, slots, seen, memory)
@@ -272,15 +318,17 @@ def step(
             gradient(where, grad, var)
     if len(missing) == len(grads_and_vars):
         raise ValueError(
-            f"grads_and_vars must hold at least one gradient, got none for "
-            f"{len(missing)} variables"
+            "No gradients provided for any variable: grads_and_vars has "
+            f"{len(missing)} variables and no gradient"
         )
+    memory.refuse_new()
     if slots.is_restored:
         restored(list(seen.values()), slots)
     for k, (grad, _) in enumerate(grads_and_vars):
         if grad is not None:
-            values = grad if backends.is_array(grad) else grad.values
-            memory.refuse(f"grads_and_vars[{k}]: ", "grad", values)
+            values = getattr(grad, "values", grad)
+            if not isinstance(values, np.generic):
+                memory.refuse(f"grads_and_vars[{k}]: ", "gradient", values)
     return list(seen.values()), missing
 
 
@@ -290,23 +338,19 @@ def nonfinite(grads_and_vars: Sequence[tuple[Any, Any]]) -> None:
     for k, (grad, var) in enumerate(grads_and_vars):
         if grad is None or backends.is_on_device(var):
             continue
-        values = grad if isinstance(grad, np.ndarray) else grad.values
+        values = np.asarray(getattr(grad, "values", grad))
         count = values.size - int(np.count_nonzero(np.isfinite(values)))
         if count:
             found.append(_bad_elements(k, count, values.size, var.shape))
     if found:
-        raise FloatingPointError(_not_finite(found))
+        raise FloatingPointError("; ".join(found))
 
 
 def _bad_elements(pair: int, count: int, size: int, shape: tuple[int, ...]) -> str:
     return (
-        f"{count} of {size} elements in grads_and_vars[{pair}], of the "
-        f"variable of shape {shape}, that are not"
+        f"grads_and_vars[{pair}]: {count} of {size} gradient elements "
+        f"{'is' if count == 1 else 'are'} not finite, its variable has shape {shape}"
     )
-
-
-def _not_finite(found: Sequence[str]) -> str:
-    return f"every element of a gradient must be finite, got {', '.join(found)}"
 
 
 def nonfinite_found(
@@ -321,17 +365,15 @@ def nonfinite_found(
         for pair, variable, count, size in bad
     ]
     if n_more:
-        found.append(f"and some in {n_more} more")
-    raise FloatingPointError(_not_finite(found) + _before("step", device))
+        found.append(f"and some in {n_more} more gradients")
+    raise FloatingPointError("; ".join(found) + _before("step", device))
 
 
 def rows(value: Any, var: Any) -> Array:
     """Return row numbers of `var`; the step itself finds what is out of range."""
     if var is None:
         raise ValueError("rows must be None when var is None: all rows catch up")
-    array = rules.integers("rows", value)
-    if array.ndim != 1:
-        raise ValueError(f"rows must have 1 dimension, got shape {array.shape}")
+    array = rules.row_numbers("rows", value, var)
     if var.ndim == 0:
         raise ValueError("var must have at least 1 dimension for rows, got 0")
     rules.same_place("", "rows", array, "var", var)
@@ -341,6 +383,4 @@ def rows(value: Any, var: Any) -> Array:
 def row_out_of_range(rows: Array, var: Array) -> NoReturn:
     """Raise for the first row that is not there."""
     bad = np.flatnonzero((rows < 0) | (rows >= len(var)))[0]
-    raise IndexError(
-        f"rows must be in [0, {len(var)}), got {rows[bad]} at position {bad}"
-    )
+    raise IndexError(indexed_slices.out_of_range("rows", rows[bad], bad, len(var)))

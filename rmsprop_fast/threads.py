@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def _after_fork_in_child() -> None:
     global _alone
     _alone = _alone or not _safe
     for owner in list(_owners):
-        owner._lock = threading.RLock()
+        owner._lock = type(owner._lock)()
 
 
 if hasattr(os, "register_at_fork"):

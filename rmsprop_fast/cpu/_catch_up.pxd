@@ -1,4 +1,4 @@
-# Steps that rows have missed because they were in no gradient: made up for.
+# Make up for the steps that rows have missed because no gradient had them.
 
 from rmsprop_fast.cpu._spans cimport Coef
 from rmsprop_fast.cpu._tasks cimport Variable

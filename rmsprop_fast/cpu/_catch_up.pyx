@@ -1,9 +1,12 @@
-"""Steps that rows have missed because they were in no gradient: made up for."""
+"""Make up for the steps that rows have missed because no gradient had them."""
 
 from libc.stdint cimport int64_t
 
 from rmsprop_fast.cpu._layout cimport copy_block
-from rmsprop_fast.cpu._spans cimport MOMENTUM, Coef, missed_steps, slot_at, spans
+from rmsprop_fast.cpu._spans cimport (
+    Coef, missed_steps, param_size, slots_at, spans, state_size,
+)
+from rmsprop_fast.header cimport RMSPROP_MOMENTUM, RMSPROP_N_SLOTS
 
 cdef enum:
     BLOCK = 256  # elements of a stack buffer: 2 KiB of float64
@@ -14,10 +17,9 @@ cdef void _catch_up(
     int64_t steps, int variant,
 ) noexcept nogil:
     """Catch up elements begin to end by that many steps; `param` is the first."""
-    cdef Py_ssize_t offset = begin * (<Py_ssize_t> 4 << v.dtype)
-    spans.catch_up[v.dtype](
-        param, v.rms + offset, slot_at(v.mg, offset), slot_at(v.mom, offset), end - begin,
-        coef, steps, variant)
+    cdef char *slots[RMSPROP_N_SLOTS]
+    slots_at(v.slots, begin * state_size(v.dtype), slots)
+    spans.catch_up[v.dtype](param, slots, end - begin, coef, steps, variant)
 
 
 cdef void _catch_up_blocks(
@@ -26,7 +28,7 @@ cdef void _catch_up_blocks(
 ) noexcept nogil:
     """The same where param is no run of memory."""
     cdef char[BLOCK * 8] buffer
-    cdef Py_ssize_t n, item = <Py_ssize_t> 4 << v.dtype
+    cdef Py_ssize_t n, item = param_size(v.dtype)
     while begin < end:
         n = min(end - begin, <Py_ssize_t> BLOCK)
         copy_block(v.param, v.layout, item, begin, n, buffer, True)
@@ -38,18 +40,18 @@ cdef void _catch_up_blocks(
 cdef void catch_up_elements(
     const Variable *var, Py_ssize_t begin, Py_ssize_t end, const Coef *coef, int variant,
 ) noexcept nogil:
-    cdef Py_ssize_t row, stop, item = <Py_ssize_t> 4 << var.dtype
+    cdef Py_ssize_t row, stop, item = param_size(var.dtype)
     cdef int64_t steps
     while begin < end:
         row = begin // var.width
-        steps = missed_steps(&var.counts, row)
+        steps = missed_steps(&var.counts, row, coef)
         row += 1
         # As many rows as miss the same steps: rows may be as short as an element.
-        while row * var.width < end and missed_steps(&var.counts, row) == steps:
+        while row * var.width < end and missed_steps(&var.counts, row, coef) == steps:
             row += 1
         stop = min(end, row * var.width)
         if steps > 0:
-            if var.layout == NULL or not variant & MOMENTUM:  # which alone moves param
+            if var.layout == NULL or not variant & RMSPROP_MOMENTUM:  # which alone moves param
                 _catch_up(
                     var, var.param + begin * item, begin, stop, coef, steps, variant)
             else:

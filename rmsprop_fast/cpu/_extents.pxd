@@ -6,7 +6,7 @@ cdef struct Interval:
 
 cdef class Extents:
     cdef Interval *intervals
-    cdef Py_ssize_t n, capacity
+    cdef Py_ssize_t n
 
     # The first interval that ends after `low`.
     cdef Py_ssize_t _first_after(self, size_t low) noexcept nogil

@@ -4,8 +4,20 @@ A step asks for every gradient whether its memory may be a variable's or a slot'
 answer "no" must cost nanoseconds; "perhaps" is settled exactly by `step_rules`.
 """
 
-from libc.stdlib cimport free, realloc
-from libc.string cimport memmove
+from libc.stdlib cimport free, malloc
+
+
+cdef inline Py_ssize_t _append(
+    Interval *intervals, Py_ssize_t n, Interval next,
+) noexcept nogil:
+    """Append an interval that begins last, or merge it; return how many there are."""
+    if next.low >= next.high:
+        return n
+    if n > 0 and next.low < intervals[n - 1].high:
+        intervals[n - 1].high = max(intervals[n - 1].high, next.high)
+        return n
+    intervals[n] = next
+    return n + 1
 
 
 cdef class Extents:
@@ -28,29 +40,35 @@ cdef class Extents:
         cdef Py_ssize_t k = self._first_after(low)
         return low < high and k < self.n and self.intervals[k].low < high
 
-    def add(self, size_t low, size_t high):
-        """Add [low, high), merging what it meets."""
-        cdef Py_ssize_t first, last
-        cdef Interval *grown
-        if low >= high:
+    def add_all(self, list bounds):
+        """Add many ranges (low, high); each is merged with what it meets.
+
+        After a MemoryError nothing is added.
+        """
+        cdef Py_ssize_t capacity = self.n + len(bounds), k = 0, n = 0
+        cdef Interval *merged
+        cdef Interval next
+        if not bounds:
             return
-        if self.n == self.capacity:
-            grown = <Interval *> realloc(
-                self.intervals, (2 * self.capacity + 16) * sizeof(Interval))
-            if grown == NULL:
-                raise MemoryError
-            self.intervals = grown
-            self.capacity = 2 * self.capacity + 16
-        first = last = self._first_after(low)
-        while last < self.n and self.intervals[last].low < high:
-            low = min(low, self.intervals[last].low)
-            high = max(high, self.intervals[last].high)
-            last += 1
-        memmove(&self.intervals[first + 1], &self.intervals[last],
-                (self.n - last) * sizeof(Interval))
-        self.n += 1 - (last - first)
-        self.intervals[first].low = low
-        self.intervals[first].high = high
+        merged = <Interval *> malloc(capacity * sizeof(Interval))
+        if merged == NULL:
+            raise MemoryError
+        try:
+            for low, high in sorted(bounds):
+                while k < self.n and self.intervals[k].low <= <size_t> low:
+                    n = _append(merged, n, self.intervals[k])
+                    k += 1
+                next.low, next.high = low, high
+                n = _append(merged, n, next)
+        except BaseException:
+            free(merged)
+            raise
+        while k < self.n:
+            n = _append(merged, n, self.intervals[k])
+            k += 1
+        free(self.intervals)
+        self.intervals = merged
+        self.n = n
 
     def may_touch(self, size_t low, size_t high):
         """Return whether any address in [low, high) is taken."""

@@ -33,4 +33,4 @@ cdef inline Coef scaled(const Coef *coef, double scale) noexcept nogil:
     return c
 
 # out[0:size] = the gradient as the update would see it.
-cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil
+cdef void clip_to(char *out, const Gradient *grad, const Coef *coef) noexcept nogil

@@ -3,14 +3,14 @@
 from cython.parallel cimport prange
 
 from rmsprop_fast.cpu._layout cimport run_of
-from rmsprop_fast.cpu._spans cimport NORM_BLOCK, Coef, spans
+from rmsprop_fast.cpu._spans cimport NORM_BLOCK, Coef, param_size, spans
 
 cdef enum:
     BLOCK = 256  # elements of a stack buffer: 2 KiB of float64
 
 
 # What adds up one block of a gradient.
-ctypedef double (*Reduction)(const void *grad, Py_ssize_t n) noexcept nogil
+ctypedef double (*Reduction)(const char *grad, Py_ssize_t n) noexcept nogil
 
 
 # --- Sums of squares, counts of what is not finite ------------------------------------
@@ -23,7 +23,7 @@ cdef double _sum_block(
     cdef Py_ssize_t start = block * NORM_BLOCK
     cdef Py_ssize_t n = min(g.size - start, <Py_ssize_t> NORM_BLOCK)
     return reduction(
-        run_of(g.data, g.layout, <Py_ssize_t> 4 << g.dtype, start, n,
+        run_of(g.data, g.layout, param_size(g.dtype), start, n,
                <char *> buffer), n)
 
 
@@ -89,16 +89,16 @@ cdef void count_nonfinite(
 # --- Scaling and clipping -------------------------------------------------------------
 
 
-cdef void take(void *out, const Gradient *grad, const Coef *coef) noexcept nogil:
+cdef void clip_to(char *out, const Gradient *grad, const Coef *coef) noexcept nogil:
     cdef double[BLOCK] buffer
     cdef Coef c = scaled(coef, grad.scale)
-    cdef Py_ssize_t start = 0, n, item = <Py_ssize_t> 4 << grad.dtype
+    cdef Py_ssize_t start = 0, n, item = param_size(grad.dtype)
     if grad.layout == NULL:
-        spans.take[grad.dtype](out, grad.data, grad.size, &c)
+        spans.clip[grad.dtype](out, grad.data, grad.size, &c)
         return
     while start < grad.size:
         n = min(grad.size - start, BLOCK)
-        spans.take[grad.dtype](
-            <char *> out + start * item,
+        spans.clip[grad.dtype](
+            out + start * item,
             run_of(grad.data, grad.layout, item, start, n, <char *> buffer), n, &c)
         start += n

@@ -1,34 +1,73 @@
 # The table of serial loops that each ISA's copy of _loops.pxi hands over.
 
+cimport numpy as cnp
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from rmsprop_fast.cpu._sort cimport Occurrence32
 from rmsprop_fast.header cimport (
-    rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+    RMSPROP_N_SLOTS, rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_coef_make_f32,
+    rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64, rmsprop_missed_steps,
+    rmsprop_needs_slot,
 )
 
 cdef enum:
-    SPANS_VERSION = 3
-    # The reduction's shape is part of the specified result: a norm adds its blocks'
-    # sums in order, and a block adds its elements in 32 interleaved lanes.
+    SPANS_VERSION = 4
+    # The shape of the reduction is part of the specified result: a norm adds the sums of
+    # its blocks in order, and a block adds its elements in 32 interleaved lanes.
     NORM_BLOCK = 4096
     NORM_LANES = 32
-
-cdef enum:  # bits of a variant
-    CENTERED = 1
-    MOMENTUM = 2
-    EPS_IN_SQRT = 4
 
 cdef enum:  # index into each pair of functions, and of a task's dtype
     F32 = 0
     F64 = 1
+    N_DTYPES = 2
+
+# A dtype: NumPy's number of it, and the bytes of an element of a parameter and of a slot.
+ctypedef struct Dtype:
+    int typenum
+    Py_ssize_t param_size
+    Py_ssize_t state_size
+
+
+cdef inline Dtype dtype_row(int dtype) noexcept nogil:
+    """Return the one row of the table of dtypes that a task's dtype stands for."""
+    if dtype == F32:
+        return Dtype(cnp.NPY_FLOAT, sizeof(float), sizeof(float))
+    return Dtype(cnp.NPY_DOUBLE, sizeof(double), sizeof(double))
+
+
+cdef inline Py_ssize_t param_size(int dtype) noexcept nogil:
+    return dtype_row(dtype).param_size
+
+
+cdef inline Py_ssize_t state_size(int dtype) noexcept nogil:
+    return dtype_row(dtype).state_size
+
 
 # A step's scalars in either dtype; a span reads the one it was compiled for.
 ctypedef struct Coef:
     rmsprop_coef_f32 f32
     rmsprop_coef_f64 f64
-    const rmsprop_idle_f32 *idle_f32  # what rows catch up by; NULL: no row is counted
+    # The factors of missed steps, for as many as `most_steps`; NULL: no row is counted.
+    const rmsprop_idle_f32 *idle_f32
     const rmsprop_idle_f64 *idle_f64
+    int64_t most_steps
+
+
+cdef inline Coef coef_make(
+    double lr, double rho, double momentum, double epsilon, double decay_factor,
+    double clip,
+) noexcept nogil:
+    """Return the scalars in both dtypes; a gradient has its own scale."""
+    cdef Coef coef
+    coef.f32 = rmsprop_coef_make_f32(lr, rho, momentum, epsilon, decay_factor, 1, clip)
+    coef.f64 = rmsprop_coef_make_f64(lr, rho, momentum, epsilon, decay_factor, 1, clip)
+    coef.idle_f32 = NULL
+    coef.idle_f64 = NULL
+    coef.most_steps = 0
+    return coef
+
 
 # How many steps a variable has made, how many of them every row has, and how many a
 # row has. The larger of the last two counts, so a dense step need not write them all.
@@ -38,23 +77,29 @@ ctypedef struct Counts:
     int64_t *row        # one for each row; NULL: rows are not counted
 
 
-cdef inline char *slot_at(char *slot, Py_ssize_t offset) noexcept nogil:
-    """Return the address `offset` bytes into a slot, which may be absent."""
-    return slot + offset if slot != NULL else NULL
+cdef inline int64_t missed_steps(
+    const Counts *counts, Py_ssize_t row, const Coef *coef,
+) noexcept nogil:
+    """Return how many steps a row has yet to catch up, as far as there are factors."""
+    return min(
+        rmsprop_missed_steps(counts.steps[0], counts.all_rows[0], counts.row[row]),
+        coef.most_steps)
 
 
-cdef inline int64_t missed_steps(const Counts *counts, Py_ssize_t row) noexcept nogil:
-    """Return how many steps a row has yet to catch up."""
-    return counts.steps[0] - max(counts.row[row], counts.all_rows[0])
+cdef inline void slots_at(
+    char *const *slots, Py_ssize_t offset, char **out,
+) noexcept nogil:
+    """Fill `out` with the addresses `offset` bytes into the slots, NULL if absent."""
+    cdef int k
+    for k in range(RMSPROP_N_SLOTS):
+        out[k] = slots[k] + offset if slots[k] != NULL else NULL
 
 
 # Rows to update, each from one row of values; each row is one aligned run.
 ctypedef struct Rows:
     char *param
     const char *values
-    char *rms
-    char *mg
-    char *mom
+    char *slots[RMSPROP_N_SLOTS]
     Py_ssize_t width              # elements per row
     Py_ssize_t param_stride       # bytes from row to row of param
     Py_ssize_t values_stride
@@ -82,31 +127,28 @@ cdef inline void prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
 
 
 cdef inline void prefetch_line(
-    const Rows *r, Py_ssize_t k, Py_ssize_t offset, const bint centered,
-    const bint momentum,
+    const Rows *r, Py_ssize_t k, Py_ssize_t offset, const int variant,
 ) noexcept nogil:
     """Ask for what occurrence k will need `offset` bytes into its row."""
     cdef Py_ssize_t row = r.occurrences[k].row
-    cdef Py_ssize_t slot = row * r.slot_stride + offset
+    cdef int slot
     RMSPROP_PREFETCH(r.values + r.occurrences[k].position * r.values_stride + offset)
     RMSPROP_PREFETCH(r.param + row * r.param_stride + offset)
-    RMSPROP_PREFETCH(r.rms + slot)
-    if centered:
-        RMSPROP_PREFETCH(r.mg + slot)
-    if momentum:
-        RMSPROP_PREFETCH(r.mom + slot)
+    for slot in range(RMSPROP_N_SLOTS):
+        if rmsprop_needs_slot(variant, slot):
+            RMSPROP_PREFETCH(r.slots[slot] + row * r.slot_stride + offset)
 
 
 cdef inline void prefetch_row(
-    const Rows *r, Py_ssize_t k, const bint centered, const bint momentum,
+    const Rows *r, Py_ssize_t k, const int variant,
 ) noexcept nogil:
     """Ask for all that occurrence k will need."""
     cdef Py_ssize_t offset = 0
     while offset < r.slot_stride:
-        prefetch_line(r, k, offset, centered, momentum)
+        prefetch_line(r, k, offset, variant)
         offset += CACHE_LINE
     # A row need not begin at a line's start.
-    prefetch_line(r, k, r.slot_stride - 1, centered, momentum)
+    prefetch_line(r, k, r.slot_stride - 1, variant)
     if r.counts.row != NULL:
         RMSPROP_PREFETCH(&r.counts.row[r.occurrences[k].row])
 
@@ -115,26 +157,26 @@ cdef inline void prefetch_row(
 ctypedef struct Spans:
     int version
     # The formula, in place on param and the variant's slots; grad is raw.
-    void (*update[2])(
-        void *param, const void *grad, void *rms, void *mg, void *mom,
-        Py_ssize_t n, const Coef *coef, int variant) noexcept nogil
+    void (*update[N_DTYPES])(
+        char *param, const char *grad, char *const *slots, Py_ssize_t n,
+        const Coef *coef, int variant) noexcept nogil
     # The same for rows that occur once.
-    void (*update_rows[2])(
+    void (*update_rows[N_DTYPES])(
         const Rows *rows, const Coef *coef, int variant) noexcept nogil
     # out = the scaled and clipped gradient.
-    void (*take[2])(
-        void *out, const void *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
+    void (*clip[N_DTYPES])(
+        char *out, const char *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
     # out += the scaled and clipped gradient.
-    void (*add[2])(
-        void *out, const void *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
+    void (*add_clipped[N_DTYPES])(
+        char *out, const char *grad, Py_ssize_t n, const Coef *coef) noexcept nogil
     # The sum of squares of one block, n <= NORM_BLOCK, in double.
-    double (*sum_of_squares[2])(const void *grad, Py_ssize_t n) noexcept nogil
-    # How many elements of one block are infinite or no number.
-    double (*count_nonfinite[2])(const void *grad, Py_ssize_t n) noexcept nogil
-    # So many steps with a zero gradient; mg and mom as the variant says.
-    void (*catch_up[2])(
-        void *param, void *rms, void *mg, void *mom, Py_ssize_t n, const Coef *coef,
-        int64_t steps, int variant) noexcept nogil
+    double (*sum_of_squares[N_DTYPES])(const char *grad, Py_ssize_t n) noexcept nogil
+    # How many elements of one block are infinite or not a number.
+    double (*count_nonfinite[N_DTYPES])(const char *grad, Py_ssize_t n) noexcept nogil
+    # So many steps with a gradient of zero.
+    void (*catch_up[N_DTYPES])(
+        char *param, char *const *slots, Py_ssize_t n, const Coef *coef, int64_t steps,
+        int variant) noexcept nogil
 
 # The table in use.
 cdef const Spans *spans

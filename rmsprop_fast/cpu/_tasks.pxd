@@ -1,8 +1,11 @@
 # A whole step as one list of tasks, and its run in one parallel region.
 
+from libc.string cimport memset
+
 from rmsprop_fast.cpu._gradients cimport Gradient
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._spans cimport Coef, Counts
+from rmsprop_fast.cpu._spans cimport Coef, Counts, param_size
+from rmsprop_fast.header cimport RMSPROP_N_SLOTS
 
 # One variable and its slots. A slot is one aligned C-contiguous run, or NULL.
 ctypedef struct Variable:
@@ -14,11 +17,27 @@ ctypedef struct Variable:
     Py_ssize_t width           # elements per row
     Py_ssize_t row_stride      # bytes from row to row of param
     bint rows_are_runs         # each row of param is one run
-    char *rms
-    char *mg
-    char *mom
+    char *slots[RMSPROP_N_SLOTS]  # NULL: absent
     Counts counts
-    bint decays                # keep is 1 for a variable that does not
+    bint decays                # whether weight decay reaches it
+
+
+cdef inline Variable variable_make(
+    int dtype, char *param, Py_ssize_t n_rows, Py_ssize_t width,
+) noexcept nogil:
+    """Return a variable that is one run of rows, with no slot and no counts yet."""
+    cdef Variable v
+    memset(&v, 0, sizeof(v))
+    v.dtype = dtype
+    v.param = param
+    v.size = n_rows * width
+    v.n_rows = n_rows
+    v.width = width
+    v.row_stride = width * param_size(dtype)
+    v.rows_are_runs = True
+    v.decays = True
+    return v
+
 
 # Work (elements, about) below which a step stays on one thread: a team costs more.
 cdef Py_ssize_t serial_below
@@ -61,7 +80,7 @@ cdef Py_ssize_t max_tasks(Py_ssize_t n, int n_threads) noexcept nogil
 cdef Py_ssize_t work_after(const Task *task) noexcept nogil
 
 # Update everything once; returns the number of threads that ran.
-cdef int run(
+cdef int run_tasks(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant,
     int n_threads) noexcept nogil
 

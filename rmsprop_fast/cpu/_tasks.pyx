@@ -12,9 +12,11 @@ from rmsprop_fast.cpu._gradients cimport scaled
 from rmsprop_fast.cpu._layout cimport copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
 from rmsprop_fast.cpu._spans cimport (
-    CENTERED, MOMENTUM, Coef, Rows, prefetch, prefetch_row, slot_at, spans,
+    Coef, Rows, param_size, prefetch, prefetch_row, slots_at, spans, state_size,
 )
-from rmsprop_fast.header cimport RMSPROP_SUM_RUN
+from rmsprop_fast.header cimport (
+    RMSPROP_MOMENTUM, RMSPROP_N_SLOTS, RMSPROP_SUM_RUN, rmsprop_needs_slot,
+)
 
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     int rmsprop_team()
@@ -61,10 +63,9 @@ cdef void _update_run(
     const Coef *c, int variant,
 ) noexcept nogil:
     """Update n elements whose slots begin at element `at`."""
-    cdef Py_ssize_t offset = at * (<Py_ssize_t> 4 << v.dtype)
-    spans.update[v.dtype](
-        param, grad, v.rms + offset, slot_at(v.mg, offset), slot_at(v.mom, offset), n, c,
-        variant)
+    cdef char *slots[RMSPROP_N_SLOTS]
+    slots_at(v.slots, at * state_size(v.dtype), slots)
+    spans.update[v.dtype](param, grad, slots, n, c, variant)
 
 
 cdef void _update_block(
@@ -73,7 +74,7 @@ cdef void _update_block(
 ) noexcept nogil:
     """Update n <= BLOCK elements of `base` from `start`, whatever its layout."""
     cdef char[BLOCK * 8] buffer
-    cdef Py_ssize_t item = <Py_ssize_t> 4 << v.dtype
+    cdef Py_ssize_t item = param_size(v.dtype)
     cdef char *param = <char *> run_of(base, layout, item, start, n, buffer)
     _update_run(v, param, grad, at, n, c, variant)
     if layout != NULL:
@@ -85,7 +86,7 @@ cdef void _run_dense(
 ) noexcept nogil:
     cdef double[BLOCK] buffer
     cdef const Variable *v = t.var
-    cdef Py_ssize_t n, item = <Py_ssize_t> 4 << v.dtype
+    cdef Py_ssize_t n, item = param_size(v.dtype)
     cdef const char *grad
     if _is_behind(v):
         catch_up_elements(v, begin, end, c, variant)
@@ -123,11 +124,11 @@ cdef inline void _accumulate(
     cdef double[BLOCK] buffer
     cdef int dtype = t.var.dtype
     cdef const char *values = t.grad.data + _position(t, k) * t.grad.row_stride
-    values = run_of(values, inner, <Py_ssize_t> 4 << dtype, column, n, <char *> buffer)
+    values = run_of(values, inner, param_size(dtype), column, n, <char *> buffer)
     if start:
-        spans.take[dtype](total, values, n, c)
+        spans.clip[dtype](total, values, n, c)
     else:
-        spans.add[dtype](total, values, n, c)
+        spans.add_clipped[dtype](total, values, n, c)
 
 
 cdef void _sum_occurrences(
@@ -144,7 +145,7 @@ cdef void _sum_occurrences(
         for k in range(first + 1, end):
             _accumulate(t, k, inner, column, n, out, False, c)
         if out != total:
-            spans.add[t.var.dtype](total, out, n, identity)
+            spans.add_clipped[t.var.dtype](total, out, n, identity)
         out = <char *> partial
         first = end
 
@@ -198,20 +199,21 @@ cdef Rows _describe_rows(const Task *t, int variant) noexcept nogil:
     """Return what the spans need to update rows; the occurrences are set later."""
     cdef const Variable *v = t.var
     cdef Rows rows
-    cdef Py_ssize_t n_slots = 1 + (variant & CENTERED != 0) + (variant & MOMENTUM != 0)
+    cdef Py_ssize_t n_streams = 2  # param and values
+    cdef int slot
     rows.param = v.param
     rows.values = t.grad.data
-    rows.rms = v.rms
-    rows.mg = v.mg
-    rows.mom = v.mom
+    for slot in range(RMSPROP_N_SLOTS):
+        rows.slots[slot] = v.slots[slot]
+        n_streams += rmsprop_needs_slot(variant, slot)
     rows.width = v.width
     rows.param_stride = v.row_stride
     rows.values_stride = t.grad.row_stride
-    rows.slot_stride = v.width * (<Py_ssize_t> 4 << v.dtype)
+    rows.slot_stride = v.width * state_size(v.dtype)
     rows.occurrences = NULL
     rows.n = 0
     rows.n_known = 0
-    rows.ahead = _ahead(rows.slot_stride * (2 + n_slots))
+    rows.ahead = _ahead(rows.slot_stride * n_streams)
     rows.counts = v.counts
     return rows
 
@@ -237,7 +239,7 @@ cdef void _run_rows(
     if are_runs:
         rows.occurrences = all
         for k in range(begin, min(begin + rows.ahead, end)):
-            prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
+            prefetch_row(&rows, k, variant)
     while begin < end:
         if are_runs:
             next = _end_of_singles(all, begin, end)
@@ -254,7 +256,7 @@ cdef void _run_rows(
             next += 1
         if are_runs:
             for k in range(rows.ahead, min(next - begin + rows.ahead, rows.n_known)):
-                prefetch_row(&rows, k, variant & CENTERED, variant & MOMENTUM)
+                prefetch_row(&rows, k, variant)
         _update_row(t, begin, next, 0, v.width, c, identity, variant)
         if v.counts.row != NULL:
             note_row(v, row, 1)
@@ -264,22 +266,21 @@ cdef void _run_rows(
 cdef void _prefetch_to_catch_up(
     const Variable *v, Py_ssize_t row, int variant,
 ) noexcept nogil:
-    cdef Py_ssize_t n_bytes = v.width * (<Py_ssize_t> 4 << v.dtype)
+    cdef Py_ssize_t n_bytes = v.width * state_size(v.dtype)
+    cdef int slot
     prefetch(<const char *> &v.counts.row[row], sizeof(v.counts.row[row]))
-    prefetch(v.rms + row * n_bytes, n_bytes)
-    if variant & CENTERED:
-        prefetch(v.mg + row * n_bytes, n_bytes)
-    if variant & MOMENTUM:
-        prefetch(v.mom + row * n_bytes, n_bytes)
-        if v.rows_are_runs:
-            prefetch(v.param + row * v.row_stride, n_bytes)
+    for slot in range(RMSPROP_N_SLOTS):
+        if rmsprop_needs_slot(variant, slot):
+            prefetch(v.slots[slot] + row * n_bytes, n_bytes)
+    if variant & RMSPROP_MOMENTUM and v.rows_are_runs:
+        prefetch(v.param + row * v.row_stride, v.width * param_size(v.dtype))
 
 
 cdef void _catch_up_rows(
     const Task *t, Py_ssize_t begin, Py_ssize_t end, const Coef *c, int variant,
 ) noexcept nogil:
     cdef const Variable *v = t.var
-    cdef Py_ssize_t k, row, ahead = _ahead(v.width * (<Py_ssize_t> 4 << v.dtype) * 4)
+    cdef Py_ssize_t k, row, ahead = _ahead(v.width * state_size(v.dtype) * 4)
     for k in range(begin, end):
         if k + ahead < end:
             _prefetch_to_catch_up(v, _row(t, k + ahead), variant)
@@ -451,7 +452,7 @@ cdef void _run_share(
             _update_row(t, t.first, t.last, begin, end, &c, &identity, variant)
 
 
-cdef int run(
+cdef int run_tasks(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant, int n_threads,
 ) noexcept nogil:
     cdef Py_ssize_t total

@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from rmsprop_fast.cpu._extents cimport Extents
-from rmsprop_fast.cpu._spans cimport CENTERED, MOMENTUM
+from rmsprop_fast.header cimport RMSPROP_CENTERED as CENTERED, RMSPROP_MOMENTUM as MOMENTUM
 from rmsprop_fast.header cimport (
     rmsprop_coef_make_f32, rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
     rmsprop_idle_powers_f32, rmsprop_idle_powers_f64,

@@ -69,6 +69,64 @@
 #endif
 #endif
 
+/* The options of the update: a name and a bit of `variant`, which is their sum. */
+#define RMSPROP_FLAGS(X) X(CENTERED, 1) X(MOMENTUM, 2) X(EPS_IN_SQRT, 4)
+
+/* Every variant, for X(variant, ...). */
+#define RMSPROP_VARIANTS(X, ...)                                                       \
+    X(0, __VA_ARGS__) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__)            \
+    X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__)
+
+/* The slots in their order: a name and the option that needs the slot, 0 for all. */
+#define RMSPROP_SLOTS(X) X(RMS, 0) X(MG, RMSPROP_CENTERED) X(MOM, RMSPROP_MOMENTUM)
+
+#define RMSPROP_FLAG_(name, bit) RMSPROP_##name = bit,
+#define RMSPROP_SLOT_(name, flag) RMSPROP_SLOT_##name,
+#define RMSPROP_COUNT_(variant, ...) +1
+enum { RMSPROP_FLAGS(RMSPROP_FLAG_) RMSPROP_N_VARIANTS = RMSPROP_VARIANTS(RMSPROP_COUNT_, 0) };
+enum { RMSPROP_SLOTS(RMSPROP_SLOT_) RMSPROP_N_SLOTS };
+
+/* Call f(..., variant) with `variant` as a literal: f, inlined, becomes one loop without
+ * branches for each variant. */
+#define RMSPROP_CASE_(v, f, ...)                                                       \
+    case v: f(__VA_ARGS__, v); break;
+#define RMSPROP_FOR_VARIANT(variant, f, ...)                                           \
+    switch (variant) { RMSPROP_VARIANTS(RMSPROP_CASE_, f, __VA_ARGS__) }
+
+/* The variant that three flags say; of literals it is a literal. */
+#define RMSPROP_VARIANT(centered, momentum, eps_in_sqrt)                               \
+    (((centered) ? RMSPROP_CENTERED : 0) | ((momentum) ? RMSPROP_MOMENTUM : 0) |       \
+     ((eps_in_sqrt) ? RMSPROP_EPS_IN_SQRT : 0))
+
+/* Whether a variant reads and writes a slot. */
+#define RMSPROP_NEEDS_(name, flag)                                                     \
+    case RMSPROP_SLOT_##name: return (variant & (flag)) == (flag);
+RMSPROP_INLINE int rmsprop_needs_slot(int variant, int slot)
+{
+    switch (slot) {
+        RMSPROP_SLOTS(RMSPROP_NEEDS_)
+    }
+    return 0;
+}
+
+/* What multiplies gradients so that their norm is at most `norm`: `squares` is the sum
+ * of the squares of the raw values, `factor` multiplies these before clipping. */
+RMSPROP_INLINE double rmsprop_norm_scale(double squares, double norm, double factor)
+{
+    const double length = fabs(factor) * sqrt(squares);
+    return length <= norm ? factor : factor * (norm / length);
+}
+
+/* How many of the `made` steps of a variable a row has yet to catch up. Every row has
+ * made `by_all`, this one `by_row`; the larger number counts. Never negative. */
+RMSPROP_INLINE long long rmsprop_missed_steps(long long made, long long by_all,
+                                              long long by_row)
+{
+    long long done = by_row > by_all ? by_row : by_all;
+    done = done < 0 ? 0 : done;
+    return made > done ? made - done : 0;
+}
+
 /* Duplicate rows are summed in runs of 32, then run by run: part of the result. */
 #define RMSPROP_SUM_RUN 32
 /* Columns summed at a time, in two such buffers on the stack. Not part of it. */

@@ -77,3 +77,28 @@ RMSPROP_INLINE void RMSPROP_NAME(catch_up)(RMSPROP_REAL *param, RMSPROP_REAL *rm
                                    *mom);
     }
 }
+
+/* Catch up n elements that are side by side, all by the same steps. */
+RMSPROP_INLINE void RMSPROP_NAME(catch_up_span)(
+    RMSPROP_NAME(out) param, RMSPROP_NAME(out) rms, RMSPROP_NAME(out) mg,
+    RMSPROP_NAME(out) mom, ptrdiff_t n, RMSPROP_NAME(idle) idle, const int variant)
+{
+    const int centered = variant & RMSPROP_CENTERED, momentum = variant & RMSPROP_MOMENTUM;
+    ptrdiff_t i;
+    for (i = 0; i < n; i++)
+        RMSPROP_NAME(catch_up)(&param[i], &rms[i], centered ? &mg[i] : (RMSPROP_REAL *)0,
+                               momentum ? &mom[i] : (RMSPROP_REAL *)0, idle, centered,
+                               momentum);
+}
+
+/* The same for a variant that is known when the program runs. */
+RMSPROP_INLINE void RMSPROP_NAME(catch_up_variant_span)(RMSPROP_REAL *param,
+                                                        RMSPROP_REAL *const *slots,
+                                                        ptrdiff_t n,
+                                                        RMSPROP_NAME(idle) idle,
+                                                        int variant)
+{
+    RMSPROP_FOR_VARIANT(variant, RMSPROP_NAME(catch_up_span), param,
+                        slots[RMSPROP_SLOT_RMS], slots[RMSPROP_SLOT_MG],
+                        slots[RMSPROP_SLOT_MOM], n, idle)
+}

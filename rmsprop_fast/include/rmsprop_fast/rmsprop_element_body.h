@@ -57,20 +57,20 @@ RMSPROP_INLINE RMSPROP_REAL RMSPROP_NAME(flush)(RMSPROP_REAL x)
 
 /* Update one element in place from its scaled and clipped gradient.
  *
- * centered, momentum and eps_in_sqrt must be literals at the call site, so that a
- * loop over this function is branch-free; mg is read and written only if centered,
- * mom only if momentum, and may be NULL otherwise. */
-RMSPROP_INLINE void RMSPROP_NAME(update)(RMSPROP_REAL *param, RMSPROP_REAL grad,
-                                         RMSPROP_REAL *rms, RMSPROP_REAL *mg,
-                                         RMSPROP_REAL *mom, RMSPROP_NAME(coef) c,
-                                         int centered, int momentum, int eps_in_sqrt)
+ * `variant` must be a literal at the call site, so that a loop over this function is
+ * branch-free. mg is read and written only if centered, mom only with momentum; either
+ * may be NULL otherwise. */
+RMSPROP_INLINE void RMSPROP_NAME(element)(RMSPROP_REAL *param, RMSPROP_REAL grad,
+                                          RMSPROP_REAL *rms, RMSPROP_REAL *mg,
+                                          RMSPROP_REAL *mom, RMSPROP_NAME(coef) c,
+                                          const int variant)
 {
     RMSPROP_REAL d, denominator, inc;
 
     /* Tieleman & Hinton 2012, COURSERA lecture 6e: the running mean of grad^2. */
     *rms = RMSPROP_NAME(flush)(c.rho * *rms + c.one_minus_rho * (grad * grad));
     d = *rms;
-    if (centered) {
+    if (variant & RMSPROP_CENTERED) {
         /* Graves 2013, arXiv:1308.0850, eq. 38-40: the variance, mean square minus
          * squared mean. Rounding can take it below zero, whose root is NaN. */
         *mg = RMSPROP_NAME(flush)(c.rho * *mg + c.one_minus_rho * grad);
@@ -78,12 +78,23 @@ RMSPROP_INLINE void RMSPROP_NAME(update)(RMSPROP_REAL *param, RMSPROP_REAL grad,
         d = d < (RMSPROP_REAL)0 ? (RMSPROP_REAL)0 : d;
     }
     /* Inside the root: Graves eq. 40, Keras 3, optax. Outside: torch. */
-    denominator = eps_in_sqrt ? RMSPROP_SQRT(d + c.epsilon) : RMSPROP_SQRT(d) + c.epsilon;
+    denominator = variant & RMSPROP_EPS_IN_SQRT ? RMSPROP_SQRT(d + c.epsilon)
+                                                : RMSPROP_SQRT(d) + c.epsilon;
     inc = (c.lr * grad) / denominator;
-    if (momentum) {
+    if (variant & RMSPROP_MOMENTUM) {
         /* Keras's momentum: the learning rate is inside the buffer. */
         *mom = RMSPROP_NAME(flush)(c.momentum * *mom + inc);
         inc = *mom;
     }
     *param = c.keep * *param - inc;
+}
+
+/* The same for literal flags. */
+RMSPROP_INLINE void RMSPROP_NAME(update)(RMSPROP_REAL *param, RMSPROP_REAL grad,
+                                         RMSPROP_REAL *rms, RMSPROP_REAL *mg,
+                                         RMSPROP_REAL *mom, RMSPROP_NAME(coef) c,
+                                         int centered, int momentum, int eps_in_sqrt)
+{
+    RMSPROP_NAME(element)
+    (param, grad, rms, mg, mom, c, RMSPROP_VARIANT(centered, momentum, eps_in_sqrt));
 }

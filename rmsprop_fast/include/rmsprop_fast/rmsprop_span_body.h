@@ -2,8 +2,8 @@
  * allocation. rmsprop.h includes this once per type, after the formula.
  *
  * In every function
- *   - centered, momentum and eps_in_sqrt must be literals at the call site: each
- *     combination becomes a loop without branches, which compilers vectorise;
+ *   - `variant`, or centered, momentum and eps_in_sqrt, must be literals at the call
+ *     site: each combination becomes a loop without branches, which compilers vectorise;
  *   - mg is read and written only if centered, mom only if momentum; either may be NULL
  *     otherwise;
  *   - no two of the arrays overlap: compilers are told so;
@@ -17,17 +17,38 @@
  *
  * Elements do not depend on each other: threads may share an array out as they like.
  * One row of a table is `param + row * width` and so on, with n = width. */
+RMSPROP_INLINE void RMSPROP_NAME(span)(
+    RMSPROP_NAME(out) param, RMSPROP_NAME(in) grad, RMSPROP_NAME(out) rms,
+    RMSPROP_NAME(out) mg, RMSPROP_NAME(out) mom, ptrdiff_t n, RMSPROP_NAME(coef) c,
+    const int variant)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i++)
+        RMSPROP_NAME(element)(
+            &param[i], RMSPROP_NAME(grad)(grad[i], c), &rms[i],
+            variant & RMSPROP_CENTERED ? &mg[i] : (RMSPROP_REAL *)0,
+            variant & RMSPROP_MOMENTUM ? &mom[i] : (RMSPROP_REAL *)0, c, variant);
+}
+
+/* The same for a variant that is known when the program runs: a loop for each. */
+RMSPROP_INLINE void RMSPROP_NAME(variant_span)(RMSPROP_REAL *param,
+                                               const RMSPROP_REAL *grad,
+                                               RMSPROP_REAL *const *slots, ptrdiff_t n,
+                                               RMSPROP_NAME(coef) c, int variant)
+{
+    RMSPROP_FOR_VARIANT(variant, RMSPROP_NAME(span), param, grad,
+                        slots[RMSPROP_SLOT_RMS], slots[RMSPROP_SLOT_MG],
+                        slots[RMSPROP_SLOT_MOM], n, c)
+}
+
+/* The same for literal flags. */
 RMSPROP_INLINE void RMSPROP_NAME(dense_span)(
     RMSPROP_NAME(out) param, RMSPROP_NAME(in) grad, RMSPROP_NAME(out) rms,
     RMSPROP_NAME(out) mg, RMSPROP_NAME(out) mom, ptrdiff_t n, RMSPROP_NAME(coef) c,
     const int centered, const int momentum, const int eps_in_sqrt)
 {
-    ptrdiff_t i;
-    for (i = 0; i < n; i++)
-        RMSPROP_NAME(update)(&param[i], RMSPROP_NAME(grad)(grad[i], c), &rms[i],
-                             centered ? &mg[i] : (RMSPROP_REAL *)0,
-                             momentum ? &mom[i] : (RMSPROP_REAL *)0, c, centered,
-                             momentum, eps_in_sqrt);
+    RMSPROP_NAME(span)
+    (param, grad, rms, mg, mom, n, c, RMSPROP_VARIANT(centered, momentum, eps_in_sqrt));
 }
 
 /* out[0:n] = grad[0:n] as the update sees it, scaled and clipped; with the literal
