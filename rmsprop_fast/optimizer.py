@@ -96,6 +96,16 @@ class Optimizer:
         A value outside its range, both norms, or weight decay with `catch_up`.
     """
 
+    clipnorm = Option(
+        rules.at_least_zero, "Bound on the norm of each gradient, or None."
+    )
+    clipvalue = Option(
+        rules.at_least_zero, "Bound on the magnitude of each gradient element, or None."
+    )
+    global_clipnorm = Option(
+        rules.at_least_zero,
+        "Bound on the norm of all gradients of a call together, or None.",
+    )
     learning_rate = LearningRate(
         rules.at_least_zero,
         """The learning rate, in units of `var` per step.
@@ -106,16 +116,6 @@ class Optimizer:
     decay = Hyperparameter(
         rules.at_least_zero,
         "The learning rate is divided by ``1 + decay*iterations``; 0 is off.",
-    )
-    clipvalue = Option(
-        rules.at_least_zero, "Bound on the magnitude of each gradient element, or None."
-    )
-    clipnorm = Option(
-        rules.at_least_zero, "Bound on the norm of each gradient, or None."
-    )
-    global_clipnorm = Option(
-        rules.at_least_zero,
-        "Bound on the norm of all gradients of a call together, or None.",
     )
     weight_decay = Option(
         rules.at_least_zero,
@@ -490,6 +490,7 @@ class Optimizer:
         with self._lock:
             self._synchronize()
             self._slots = self._slots.without(self._index(var))
+            self._step.follow(self._slots)  # lets go of the variable
 
     def _index(self, var: Any) -> int:
         index = self._slots.find(var)
@@ -524,7 +525,7 @@ class Optimizer:
             An array that cannot be a variable of this optimizer, see `build`;
             `var_names` is not None.
         """
-        rules.left_at_default("var_names", var_names)
+        rules.no_names("var_names", var_names)
         with self._lock:
             arrays = step_rules.to_exclude(
                 [] if var_list is None else var_list, self._slots
@@ -959,14 +960,18 @@ class Optimizer:
 
     def _settings(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were set, those that are not off."""
-        off = {"weight_decay": None, "check_finite": False, "num_threads": None}
-        values = {name: self._values[name] for name in _options(type(self))}
-        settings = {"name": self._name, **values, "catch_up": self._catches_up or None}
-        return {
-            name: value
-            for name, value in settings.items()
-            if value is not None and not (name in off and value is off[name])
+        values = {
+            name: self._values[name]
+            for name in _options(type(self))
+            if name in self._values
         }
+        settings = {
+            "name": self._name,
+            **values,
+            "catch_up": self._catches_up or None,
+            "check_finite": values.get("check_finite") or None,
+        }
+        return {name: value for name, value in settings.items() if value is not None}
 
     @classmethod
     def from_config(

@@ -128,10 +128,10 @@ def no_weight_decay_with_catch_up(value: Any) -> None:
         )
 
 
-def left_at_default(name: str, value: Any) -> None:
-    """Refuse an argument of Keras's that has no meaning for arrays."""
+def no_names(name: str, value: Any) -> None:
+    """Refuse to look for variables by their names."""
     if value is not None:
-        raise ValueError(f"{name} must be None: arrays know no {name}, got {value!r}")
+        raise ValueError(f"{name} must be None: arrays have no names, got {value!r}")
 
 
 def known_keywords(given: Iterable[str], known: Iterable[str]) -> None:

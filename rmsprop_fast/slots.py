@@ -119,7 +119,8 @@ def _state_of(bound: list[Bound], order: list[tuple[int, str]], **flags: bool) -
     for index, each in enumerate(bound):
         if each.var is not None:
             by_key[Slots.key(each.var)] = index
-            arrays += [each.var, *each.slots.values()]
+            arrays.append(each.var)
+        arrays += each.slots.values()
     extents = Extents()
     extents.add_all([backends.bounds(array) for array in arrays])
     return State(bound, len(bound), order, len(order), by_key, extents, **flags)
@@ -303,7 +304,7 @@ class Slots:
         return _state_of(bound, self._order(), is_closed=self.is_closed)
 
     def without(self, index: int) -> Slots:
-        """Return the same state without a variable and its slots; later ones move up."""
+        """Return the same state without a variable; later ones move up."""
         state = self._without_leftovers()
         other = object.__new__(Slots)
         other.__dict__.update(self.__dict__)

@@ -141,7 +141,7 @@ def bindable(var: Any, slots: Slots) -> None:
 
 def _stranger(where: str, var: Array, slots: Slots) -> NoReturn:
     raise ValueError(
-        f"{where}var must be one of the {len(slots.variables)} arrays given to build, "
+        f"{where}var must be one of the {len(slots)} arrays given to build, "
         f"got another of shape {var.shape}"
     )
 
@@ -240,7 +240,7 @@ def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> N
 
 
 def one_place(name: str, wanted: Any, arrays: Iterable[Any]) -> None:
-    """Refuse gradients in several places: one place would have to wait for another."""
+    """Refuse gradients in several places: one would have to wait for another."""
     places = list(dict.fromkeys(map(backends.place_of, arrays)))
     if len(places) > 1:
         raise ValueError(

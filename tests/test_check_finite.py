@@ -61,8 +61,8 @@ def test_a_bad_element_refuses_the_whole_step_wherever_it_is(
     good.append((anywhere.grad(grad.copy()), second))
     grad[where] = bad
     message = (
-        rf"^every element of a gradient must be finite, got 1 of {size} elements in "
-        rf"grads_and_vars\[1\], of the variable of shape \({size},\), that are not"
+        rf"^grads_and_vars\[1\]: 1 of {size} gradient elements is not finite, its "
+        rf"variable has shape \({size},\)"
     )
     pairs = [good[0], (anywhere.grad(grad), second)]
     with (
@@ -82,8 +82,8 @@ def test_every_variable_with_bad_elements_is_named_with_their_count(anywhere) ->
     grads[2][()] = np.inf
     with pytest.raises(FloatingPointError) as error:
         step(opt, zip(map(anywhere.grad, grads), variables, strict=True))
-    assert "2 of 5 elements in grads_and_vars[0]" in str(error.value)
-    assert "1 of 1 elements in grads_and_vars[2]" in str(error.value)
+    assert "grads_and_vars[0]: 2 of 5 gradient elements are" in str(error.value)
+    assert "grads_and_vars[2]: 1 of 1 gradient elements" in str(error.value)
     assert "grads_and_vars[1]" not in str(error.value)
 
 

@@ -118,8 +118,8 @@ def test_any_number_of_missed_steps_has_the_bits_of_the_host(
     twins = Twins(xp, [wide_range(rng, (3, 37), dtype)], **options, catch_up=True)
     twins.step([wide_range(rng, (3, 37), dtype)])
     # What a variable misses is state: pretend that it made many row-sparse steps.
-    twins.twin._slots.counters[0]["steps"][0] += missed
-    counter = twins.opt._slots.counters[0]["steps"]
+    twins.twin._slots[0].counters["steps"][0] += missed
+    counter = twins.opt._slots[0].counters["steps"]
     counter.set(counter.get() + np.array([missed, 0]))
     twins.catch_up(0)
     twins.assert_same()

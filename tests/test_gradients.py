@@ -287,8 +287,16 @@ def test_one_gradient_may_stand_alone(many):
         ((3.0,), TypeError, r"loss must return \(value, grads\), got tuple of 1"),
         ((3.0, []), ValueError, "a gradient for each of the 1 variables, got 0"),
         ((np.ones(1), [np.ones(2)]), ValueError, r"a scalar, .* got shape \(1,\)"),
-        ((3.0, [np.ones(3)]), ValueError, r"grad must have var's shape \(2,\)"),
-        ((3.0, [[1.0, 1.0]]), TypeError, "grad must be a numpy.ndarray, .* got list"),
+        (
+            (3.0, [np.ones(3)]),
+            ValueError,
+            r"gradient has shape \(3,\), its variable \(2,\)",
+        ),
+        (
+            (3.0, [[1.0, 1.0]]),
+            TypeError,
+            "gradient must be a numpy.ndarray, .* got list",
+        ),
     ],
     ids=["value", "one", "none", "array", "shape", "list"],
 )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_bits import assert_same_bits, wide_range
 
 from rmsprop_fast import IndexedSlices, RMSprop, get_include
-from rmsprop_fast.rmsprop import CENTERED, EPS_IN_SQRT, MOMENTUM
+from rmsprop_fast.cpu._records import FLAGS
 
 Array = np.ndarray[Any, Any]
 
@@ -164,8 +164,10 @@ class Spans:
         self.param = param
         self.suffix = "f32" if param.dtype == np.float32 else "f64"
         self.slots = {name: np.zeros_like(param) for name in opt.get_slot_names()}
-        self.variant = CENTERED * opt.centered + MOMENTUM * (opt.momentum > 0)
-        self.variant += EPS_IN_SQRT * opt.eps_in_sqrt
+        self.variant = FLAGS["centered"] * opt.centered + FLAGS["momentum"] * (
+            opt.momentum > 0
+        )
+        self.variant += FLAGS["eps_in_sqrt"] * opt.eps_in_sqrt
         clip = np.inf if opt.clipvalue is None else opt.clipvalue
         scalars = opt.learning_rate, opt.rho, opt.momentum, opt.epsilon, 1.0, 1.0, clip
         self.scalars = np.array(scalars)
@@ -236,7 +238,7 @@ def test_missed_steps_have_the_bits_of_catch_up(
     opt.apply_gradients([(grad, var)])
     ours.dense("elements", grad)
     # What a variable misses is state: pretend that it made many row-sparse steps.
-    opt._slots.counters[0]["steps"][0] += missed
+    opt._slots[0].counters["steps"][0] += missed
     opt.catch_up()
     ours.catch_up(missed)
     ours.assert_equals(opt, var)

@@ -102,11 +102,11 @@ def test_apply_gradients_returns_the_new_count_of_iterations():
     assert type(opt.apply_gradients(ones(var))) is int
 
 
-def test_apply_gradients_takes_name_at_its_default():
+def test_a_name_has_no_effect():
     var = np.ones(3)
     assert RMSprop().apply_gradients(ones(var), name=None) == 1
-    with pytest.raises(ValueError, match=r"name must be None.*got 'scope'"):
-        RMSprop().apply_gradients(ones(var), name="scope")
+    assert RMSprop().apply_gradients(ones(var), name="scope") == 1
+    assert RMSprop().minimize(lambda: (0.0, ones(var)[0][:1]), [var], None, "loss") == 1
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,27 @@ def test_apply_gradients_takes_name_at_its_default():
     [
         (None, r"grads_and_vars must be an iterable .* got NoneType"),
         (5, r"grads_and_vars must be an iterable .* got int"),
-        (np.ones((2, 2)), r"grads_and_vars\[0\] must be a \(grad, var\) pair, got nd"),
-        ([None], r"grads_and_vars\[0\] must be a \(grad, var\) pair, got NoneType"),
-        (["ab"], r"grads_and_vars\[0\] must be a \(grad, var\) pair, got str"),
+        (
+            np.ones((2, 2)),
+            r"grads_and_vars\[0\] must be a \(gradient, variable\) pair, got nd",
+        ),
+        (
+            [None],
+            r"grads_and_vars\[0\] must be a \(gradient, variable\) pair, got NoneType",
+        ),
+        (["ab"], r"grads_and_vars\[0\] must be a \(gradient, variable\) pair, got str"),
         ([np.ones((2, 3))], r"grads_and_vars\[0\] must be .* got ndarray"),
-        ([()], r"grads_and_vars\[0\] must be a \(grad, var\) pair, got 0 items"),
+        (
+            [()],
+            r"grads_and_vars\[0\] must be a \(gradient, variable\) pair, got 0 items",
+        ),
         ([(np.ones(1),)], r"grads_and_vars\[0\] must be .* pair, got 1 items"),
         ([(np.ones(1),) * 3], r"grads_and_vars\[0\] must be .* pair, got 3 items"),
         ([[np.ones(1)] * 3], r"grads_and_vars\[0\] must be .* pair, got 3 items"),
-        ({"a": 1}, r"grads_and_vars\[0\] must be a \(grad, var\) pair, got str"),
+        (
+            {"a": 1},
+            r"grads_and_vars\[0\] must be a \(gradient, variable\) pair, got str",
+        ),
     ],
     ids=[
         "None",
@@ -449,7 +461,7 @@ def test_a_step_without_any_gradient_is_a_value_error(n, known):
         opt.apply_gradients(ones(a, b))
     with (
         nothing_changes(opt, a, b),
-        pytest.raises(ValueError, match=f"at least one gradient, got none for {n}"),
+        pytest.raises(ValueError, match=f"^No gradients provided .* {n} var"),
     ):
         opt.apply_gradients([(None, a), (None, b)][:n])
 
@@ -588,13 +600,6 @@ def test_a_callable_var_list_is_called_once_after_the_loss():
     assert calls == ["loss", "var_list"]
 
 
-def test_minimize_takes_name_at_its_default():
-    var = np.ones(2)
-    assert RMSprop().minimize(lambda: (0.0, [np.ones(2)]), [var], None, None) == 1
-    with pytest.raises(ValueError, match=r"name must be None.*got 'scope'"):
-        RMSprop().minimize(lambda: (0.0, [np.ones(2)]), [var], name="scope")
-
-
 @pytest.mark.parametrize(
     ("grad_loss", "options", "expected"),
     [
@@ -667,9 +672,9 @@ def test_a_grad_loss_that_is_no_finite_scalar_is_refused(grad_loss, error, match
         (lambda: (0.5, 1.0), TypeError, "grads must be a list, got float"),
         (lambda: (0.5, []), ValueError, "each of the 1 variables, got 0"),
         (lambda: (0.5, [np.ones(2)] * 2), ValueError, "each of the 1 variables, got 2"),
-        (lambda: (0.5, [np.ones(3)]), ValueError, r"grad must have var's shape \(2,\)"),
-        (lambda: (0.5, [[1.0, 1.0]]), TypeError, "grad must be .* got list"),
-        (lambda: (0.5, [rows([1.0], [2])]), IndexError, r"indices must be in \[0, 2\)"),
+        (lambda: (0.5, [np.ones(3)]), ValueError, r"gradient has shape \(3,\)"),
+        (lambda: (0.5, [[1.0, 1.0]]), TypeError, "gradient must be .* got list"),
+        (lambda: (0.5, [rows([1.0], [2])]), IndexError, r"row 2 at position 0 is not"),
     ],
     ids=[
         "None",
@@ -710,7 +715,7 @@ def test_a_wrong_var_list_is_refused(call, var_list):
 
 
 def test_minimize_without_variables_is_a_value_error():
-    with pytest.raises(ValueError, match="at least one gradient"):
+    with pytest.raises(ValueError, match="No gradients provided"):
         RMSprop().minimize(lambda: (0.0, []), [])
 
 
@@ -1107,23 +1112,23 @@ def test_a_copy_takes_variables_of_another_layout(clone):
 
 
 MISMATCHES = {
-    "too-few": (lambda a, b: [a], "must be as many as the restored .* 2, got 1"),
+    "too-few": (lambda a, b: [a], "the restored optimizer had 2 variables, got 1"),
     "too-many": (
         lambda a, b: [a, b, np.ones(2)],
-        "must be as many as the restored .* 2, got 3",
+        "the restored optimizer had 2 variables, got 3",
     ),
-    "order": (lambda a, b: [b, a], r"variable 0 must have .* \(4, 3\).* got \(5,\)"),
+    "order": (lambda a, b: [b, a], r"variable 0: .* had shape \(4, 3\).* got \(5,\)"),
     "shape": (
         lambda a, b: [a, np.ones(6, np.float32)],
-        r"variable 1 must have .* shape \(5,\) .* got \(6,\)",
+        r"variable 1: .* had shape \(5,\) .* got \(6,\)",
     ),
     "rank": (
         lambda a, b: [a, np.ones((5, 1), np.float32)],
-        r"variable 1 must have .* shape \(5,\) .* got \(5, 1\)",
+        r"variable 1: .* had shape \(5,\) .* got \(5, 1\)",
     ),
     "dtype": (
         lambda a, b: [a, np.ones(5)],
-        r"variable 1 must have .* dtype float32, got .* float64",
+        r"variable 1: .* dtype float32, got .* float64",
     ),
 }
 
@@ -1149,7 +1154,7 @@ def test_a_copy_whose_first_step_is_refused_is_still_to_be_bound(clone):
     twin, copies = clone(opt), [v.copy() for v in variables]
     with (
         nothing_changes(twin, *copies),
-        pytest.raises(ValueError, match=r"grads_and_vars\[1\]: grad must have var's"),
+        pytest.raises(ValueError, match=r"grads_and_vars\[1\]: gradient has shape"),
     ):
         twin.apply_gradients([*ones(copies[0]), (np.ones(4, np.float32), copies[1])])
     others = [v.copy() for v in variables]
@@ -1163,7 +1168,10 @@ def test_a_copy_without_any_gradient_is_a_value_error(clone):
     twin = clone(opt)
     with (
         nothing_changes(twin, *variables),
-        pytest.raises(ValueError, match="at least one gradient, got none for 2"),
+        pytest.raises(
+            ValueError,
+            match="No gradients provided for any variable: grads_and_vars has 2",
+        ),
     ):
         twin.apply_gradients([(None, v) for v in variables])
 
@@ -1188,7 +1196,7 @@ def test_the_slots_of_a_copy_are_neither_gradients_nor_variables(clone, use):
     pairs = [(slot, table)] if use == "gradient" else [(np.ones((4, 3)), slot)]
     with (
         nothing_changes(twin, table, bias),
-        pytest.raises(ValueError, match=r"\[0\]: .* must not overlap .*slot 'rms'"),
+        pytest.raises(ValueError, match=r"\[0\]: .* shares memory with .*slot 'rms'"),
     ):
         twin.apply_gradients([*pairs, *ones(bias)])
 

@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from unchanged import FULL, bits, nothing_changes
 
 from rmsprop_fast import IndexedSlices, RMSprop, rules, step_rules
+from rmsprop_fast.cpu._step import StepArguments
 
 
 def ones(*arrays):
@@ -173,12 +174,12 @@ def alone(var):
     return [(np.ones(var.shape, var.dtype), var)]
 
 
-OVERLAP = "must not overlap a variable or a slot"
+OVERLAP = "shares memory with"
 ARRAY = "must be a numpy.ndarray"
 REAL = "must have dtype float32 or float64"
 ITSELF = "must not overlap itself"
 KEEP = "must keep the shape"
-IN_TABLE = r"must be in \[0, 4\)"
+IN_TABLE = r"is not in \[0, 4\)"
 
 # What makes the last of some pairs wrong, and how it is refused.
 VARIABLES = {
@@ -282,27 +283,27 @@ VARIABLES = {
     "a-variable's-later-rows": (
         lambda w: alone(w.table[1:3]),
         ValueError,
-        f"var {OVERLAP}",
+        f"variable {OVERLAP}",
     ),
     "a-variable-reversed": (
         lambda w: alone(w.table[::-1]),
         ValueError,
-        f"var {OVERLAP}",
+        f"variable {OVERLAP}",
     ),
     "a-variable's-column": (
         lambda w: alone(w.table[:, 1]),
         ValueError,
-        f"var {OVERLAP}",
+        f"variable {OVERLAP}",
     ),
     "two-new-that-meet": (
         lambda w: (lambda x: alone(x[:3]) + alone(x[2:5]))(w.zeros(6)),
         ValueError,
-        f"var {OVERLAP}",
+        f"variable {OVERLAP}",
     ),
     "two-new-that-interleave-and-meet": (
         lambda w: (lambda x: alone(x[:, :2]) + alone(x[:, 1:3]))(w.zeros(3, 4)),
         ValueError,
-        f"var {OVERLAP}",
+        f"variable {OVERLAP}",
     ),
     "two-new-one-in-another-shape": (
         lambda w: (lambda x: alone(x) + alone(x.reshape(2, 3)))(w.zeros(6)),
@@ -314,28 +315,28 @@ GRADIENTS = {
     "list": (
         lambda w: [(w.table.tolist(), w.table)],
         TypeError,
-        "grad must be a numpy.ndarray, IndexedSlices or None, got list",
+        "gradient must be a numpy.ndarray, IndexedSlices or None, got list",
     ),
-    "number": (lambda w: [(1.0, w.table)], TypeError, "grad must be .* got float"),
-    "text": (lambda w: [("grad", w.table)], TypeError, "grad must be .* got str"),
+    "number": (lambda w: [(1.0, w.table)], TypeError, "gradient must be .* got float"),
+    "text": (lambda w: [("grad", w.table)], TypeError, "gradient must be .* got str"),
     **{
         f"dtype-{kind}": (
             lambda w, kind=kind: [(np.ones((4, 3), kind), w.table)],
             TypeError,
-            f"grad must have var's dtype float64, got '{kind}'",
+            f"gradient has dtype '{kind}', its variable '<f8'",
         )
         for kind in ["<f4", "<i8", "<f2", ">f8", "<c16", "|b1", "|O"]
     },
     "float64-for-float32": (
         lambda w: [(np.ones(5), w.bias)],
         TypeError,
-        "grad must have var's dtype float32, got '<f8'",
+        "gradient has dtype '<f8', its variable '<f4'",
     ),
     **{
         f"shape-{shape}": (
             lambda w, shape=shape: [(np.ones(shape), w.table)],
             ValueError,
-            rf"grad must have var's shape \(4, 3\), got {re.escape(str(shape))}",
+            rf"gradient has shape {re.escape(str(shape))}, its variable \(4, 3\)",
         )
         for shape in [
             (),
@@ -352,118 +353,118 @@ GRADIENTS = {
     "shape-(1,)-for-0-d": (
         lambda w: [(np.ones(1), w.zeros())],
         ValueError,
-        r"grad must have var's shape \(\), got \(1,\)",
+        r"gradient has shape \(1,\), its variable \(\)",
     ),
     "its-variable": (
         lambda w: [(w.table, w.table)],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
     "its-variable-reversed": (
         lambda w: [(w.table[::-1], w.table)],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
     "another-variable": (
         lambda w: [(w.table, w.twin)],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
     "part-of-a-variable": (
         lambda w: [(w.table[1], w.zeros(3))],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
     "a-new-variable-of-the-call": (
         lambda w: (lambda x: [*alone(x), (x, w.zeros(7))])(w.zeros(7)),
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
 }
 SLICES = {
     "row-too-large": (
         lambda w: [(rows([[1.0] * 3] * 2, [0, 4]), w.table)],
         IndexError,
-        rf"indices {IN_TABLE}, got 4 at position 1",
+        rf"row 4 at position 1 {IN_TABLE}",
     ),
     "row-negative": (
         lambda w: [(rows([[1.0] * 3] * 3, [0, 1, -1]), w.table)],
         IndexError,
-        rf"indices {IN_TABLE}, got -1 at position 2",
+        rf"row -1 at position 2 {IN_TABLE}",
     ),
     "row-very-negative": (
         lambda w: [(rows([[1.0] * 3], [-(2**63)]), w.table)],
         IndexError,
-        rf"indices {IN_TABLE}, got -9223372036854775808 at position 0",
+        rf"row -9223372036854775808 at position 0 {IN_TABLE}",
     ),
     "row-int8-negative": (
         lambda w: [(IndexedSlices(np.ones((1, 3)), np.array([-1], np.int8)), w.table)],
         IndexError,
-        rf"indices {IN_TABLE}, got -1 at position 0",
+        rf"row -1 at position 0 {IN_TABLE}",
     ),
     "row-beyond-int64": (
         lambda w: [
             (IndexedSlices(np.ones((1, 3)), np.array([2**64 - 1], "u8")), w.table)
         ],
         IndexError,
-        rf"indices {IN_TABLE}, got 18446744073709551615 at position 0",
+        rf"row 18446744073709551615 at position 0 {IN_TABLE}",
     ),
     "row-of-an-empty-table": (
         lambda w: [(rows([[1.0] * 3], [0]), w.zeros(0, 3))],
         IndexError,
-        r"indices must be in \[0, 0\), got 0 at position 0",
+        r"row 0 at position 0 is not in \[0, 0\)",
     ),
     "dtype": (
         lambda w: [
             (IndexedSlices(np.ones((1, 3), np.float32), np.array([0])), w.table)
         ],
         TypeError,
-        "values must have var's dtype float64, got float32",
+        "values has dtype float32, its variable float64",
     ),
     "row-too-wide": (
         lambda w: [(rows([[1.0] * 4], [0]), w.table)],
         ValueError,
-        r"values must have rows of var's shape \(3,\), got \(4,\)",
+        r"values has rows of shape \(4,\), its variable \(3,\)",
     ),
     "row-broadcastable": (
         lambda w: [(rows([[1.0]], [0]), w.table)],
         ValueError,
-        r"values must have rows of var's shape \(3,\), got \(1,\)",
+        r"values has rows of shape \(1,\), its variable \(3,\)",
     ),
     "rows-of-too-few-dimensions": (
         lambda w: [(rows([1.0], [0]), w.table)],
         ValueError,
-        r"values must have rows of var's shape \(3,\), got \(\)",
+        r"values has rows of shape \(\), its variable \(3,\)",
     ),
     "rows-of-too-many-dimensions": (
         lambda w: [(rows([[[1.0] * 3]], [0]), w.table)],
         ValueError,
-        r"values must have rows of var's shape \(3,\), got \(1, 3\)",
+        r"values has rows of shape \(1, 3\), its variable \(3,\)",
     ),
     "dense-shape": (
         lambda w: [(rows([[1.0] * 3], [0], dense_shape=(5, 3)), w.table)],
         ValueError,
-        r"dense_shape must be var's shape \(4, 3\), got \(5, 3\)",
+        r"dense_shape is \(5, 3\), its variable has shape \(4, 3\)",
     ),
     "dense-shape-of-other-rank": (
         lambda w: [(rows([[1.0] * 3], [0], dense_shape=(4,)), w.table)],
         ValueError,
-        r"dense_shape must be var's shape \(4, 3\), got \(4,\)",
+        r"dense_shape is \(4,\), its variable has shape \(4, 3\)",
     ),
     "0-d": (
         lambda w: [(rows([1.0], [0]), w.zeros())],
         ValueError,
-        "var must have at least 1 dimension for IndexedSlices, got 0",
+        "a variable without dimensions has no rows",
     ),
     "values-of-the-variable": (
         lambda w: [(IndexedSlices(w.table[1:2], np.array([0])), w.table)],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
     "values-of-another-variable": (
         lambda w: [(IndexedSlices(w.twin[1:2], np.array([0])), w.table)],
         ValueError,
-        f"grad {OVERLAP}",
+        f"gradient {OVERLAP}",
     ),
 }
 # Only an optimizer that knows its variables has slots to run into.
@@ -471,27 +472,27 @@ SLOTS = {
     "variable-is-a-slot": (
         lambda w: alone(w.slot()),
         ValueError,
-        f"var {OVERLAP}.*'rms'",
+        f"variable {OVERLAP}.*'rms'",
     ),
     "variable-in-a-slot": (
         lambda w: alone(w.slot("mg")[1:]),
         ValueError,
-        f"var {OVERLAP}.*'mg'",
+        f"variable {OVERLAP}.*'mg'",
     ),
     "gradient-is-a-slot": (
         lambda w: [(w.slot(), w.table)],
         ValueError,
-        f"grad {OVERLAP}.*'rms'",
+        f"gradient {OVERLAP}.*'rms'",
     ),
     "gradient-in-another's-slot": (
         lambda w: [(w.slot("momentum")[0], w.zeros(3))],
         ValueError,
-        f"grad {OVERLAP}.*'momentum'",
+        f"gradient {OVERLAP}.*'momentum'",
     ),
     "values-in-a-slot": (
         lambda w: [(IndexedSlices(w.slot()[:1], np.array([0])), w.table)],
         ValueError,
-        f"grad {OVERLAP}.*'rms'",
+        f"gradient {OVERLAP}.*'rms'",
     ),
 }
 ANYWHERE = {
@@ -563,7 +564,7 @@ def test_a_gradient_may_not_be_a_new_variable_that_comes_later():
     x, y, opt = np.ones(3), np.ones(3), RMSprop()
     with (
         nothing_changes(opt, x, y),
-        pytest.raises(ValueError, match=r"grads_and_vars\[0\]: grad must not overlap"),
+        pytest.raises(ValueError, match=r"grads_and_vars\[0\]: gradient shares memory"),
     ):
         opt.apply_gradients([(x, y), *ones(x)])
 
@@ -579,7 +580,7 @@ def test_every_element_of_a_refused_overlap_is_found():
     grad = as_strided(base[0, 1:], (101, 103), (205 * 8, 16))  # meets a column
     with (
         nothing_changes(opt, base),
-        pytest.raises(ValueError, match=f"grad {OVERLAP}"),
+        pytest.raises(ValueError, match=f"gradient {OVERLAP}"),
     ):
         opt.apply_gradients([(grad, var)])
 
@@ -705,8 +706,8 @@ GRADIENT_KINDS = {
     "a list": lambda v, opt: v.tolist(),
     "a number": lambda v, opt: 1.0,
     "the variable": lambda v, opt: v,
-    "a slot": lambda v, opt: opt._slots.get(1, "momentum"),
-    "another variable": lambda v, opt: opt._slots.variables[0],
+    "a slot": lambda v, opt: opt._slots[1].slots["momentum"],
+    "another variable": lambda v, opt: opt._slots[0].var,
     "None": lambda v, opt: None,
 }
 
@@ -817,7 +818,7 @@ def test_the_compiled_step_and_step_rules_refuse_the_same(drawn, variant):
         refused = False
     except (TypeError, ValueError, IndexError):
         refused = True
-    done = opt._step.update(pairs, variant, *opt._scalars()[1:], *opt._bounds)
+    done = opt._step.update(opt._slots, pairs, StepArguments(variant))
     assert done == (-1 if refused else before + 1)
     if refused:
         assert bits([*variables, *opt.weights]) == state

@@ -582,7 +582,7 @@ def test_build_after_steps_closes_the_list_with_what_is_known(abc):
         (
             (lambda x: [x[:3], x[2:]])(np.ones(6)),
             ValueError,
-            r"var_list\[1\]: var must not overlap a variable or a slot",
+            r"var_list\[1\]: variable shares memory with",
         ),
         (
             (lambda x: [x, x.reshape(2, 3)])(np.ones(6)),
@@ -841,14 +841,14 @@ def test_one_memmap_is_not_for_two_slots(tmp_path):
     a, b, opt = np.ones(3), np.ones(3), RMSprop()
     opt.add_slot(a, "rms", made)
     for arguments in [(b, "rms", made), (a, "momentum", made[:])]:
-        with pytest.raises(ValueError, match="initializer must not overlap"):
+        with pytest.raises(ValueError, match="initializer shares memory with"):
             opt.add_slot(*arguments)
     assert len(opt.weights) == 2
 
 
 def test_a_memmap_is_not_for_a_variable_and_its_slot(tmp_path):
     var, opt = np.memmap(tmp_path / "var", np.float64, "w+", shape=(3,)), RMSprop()
-    with pytest.raises(ValueError, match="initializer must not overlap"):
+    with pytest.raises(ValueError, match="initializer shares memory with"):
         opt.add_slot(var, "rms", var)
     assert len(opt.weights) == 1
     assert opt.apply_gradients([(np.ones(3), var)]) == 1
@@ -921,7 +921,7 @@ def test_add_slot_refuses_a_variable_in_another_shape():
     opt.apply_gradients(ones(var))
     with pytest.raises(ValueError, match=r"var must keep the shape.* got \(2, 3\)"):
         opt.add_slot(var.reshape(2, 3), "average")
-    with pytest.raises(ValueError, match="var must not overlap a variable or a slot"):
+    with pytest.raises(ValueError, match="variable shares memory with"):
         opt.add_slot(var[1:], "average")
     assert len(opt.weights) == 2
 
@@ -957,9 +957,9 @@ def test_add_weight_takes_the_words_of_keras_at_their_defaults():
 
 
 @pytest.mark.parametrize("word", ["trainable", "synchronization", "aggregation"])
-def test_add_weight_refuses_those_words_otherwise(word):
-    with pytest.raises(ValueError, match=rf"{word} must be None.*got True"):
-        RMSprop().add_weight("w", (2,), **{word: True})
+def test_arguments_of_keras_have_no_effect(word):
+    weight = RMSprop().add_weight("w", (2,), **{word: True})
+    assert weight.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,7 @@ cdef class Step:
         rmsprop_idle_powers_f64(self.idle_f64, coef.f64, steps)
         coef.idle_f32 = self.idle_f32
         coef.idle_f64 = self.idle_f64
+        coef.most_steps = steps
 
     cdef void _count(self, Py_ssize_t n, Py_ssize_t repeat) noexcept nogil:
         """Count the steps of the variables whose rows are counted."""
@@ -331,6 +332,10 @@ cdef class Step:
                 note_hot_rows(tasks, n_tasks)
                 self._count(n, repeat)
         return 0
+
+    def follow(self, slots):
+        """Note the variables of a state; let go of those that it no longer has."""
+        self.records.follow(slots)
 
     def update(self, slots, list pairs, StepArguments arguments):
         """Update every variable once and return the new count of iterations.
