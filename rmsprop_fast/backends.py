@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop_fast.cpu._extents import address_of, bounds_of
+
 __all__ = [
     "address",
     "as_numpy",
@@ -55,7 +57,7 @@ def place_of(array: Any) -> str:
 def address(array: Array) -> int:
     """Return where the first element lies. Devices and host share one address space."""
     if isinstance(array, np.ndarray):
-        return int(array.__array_interface__["data"][0])
+        return address_of(array)
     return int(array.data.ptr)
 
 
@@ -65,11 +67,11 @@ def is_contiguous(array: Array) -> bool:
 
 
 def bounds(array: Array) -> tuple[int, int]:
-    """Return the addresses that the elements lie between; (0, 0) without any."""
+    """Return the addresses that the elements are between; equal without any."""
+    if isinstance(array, np.ndarray):
+        return bounds_of(array)
     if not array.size:
         return 0, 0
-    if isinstance(array, np.ndarray):
-        return np.lib.array_utils.byte_bounds(array)
     low = high = address(array)
     for n, stride in zip(array.shape, array.strides, strict=True):
         reach = (n - 1) * stride

@@ -164,8 +164,10 @@ class Optimizer:
         self._slots = slots
         self._step: Any = Step()
         self._devices: Any = None
-        # The hyperparameters that it was made from, and the argument of the next step.
+        # The hyperparameters that it was made from, and the argument of the next step;
+        # hyperparameters of which none is a callable.
         self._prepared: tuple[Any, Any] = (None, None)
+        self._uncalled: Any = None
         if isinstance(self._values.get("learning_rate"), DeviceScalar):
             self._use_devices()
 
@@ -252,12 +254,18 @@ class Optimizer:
 
         Callables are the caller's code: they run before the lock is taken.
         """
+        values = self._values
+        if self._uncalled is values:
+            return {}
         options = _options(type(self))
-        return {
+        called = {
             name: options[name].number(value, lambda: self.iterations)
-            for name, value in self._values.items()
+            for name, value in values.items()
             if callable(value)
         }
+        if not called:
+            self._uncalled = values
+        return called
 
     def _arguments(self, called: dict[str, Any], factor: float = 1.0) -> StepArguments:
         """Return the argument of a step: everything but the arrays. Under the lock."""
@@ -376,7 +384,7 @@ class Optimizer:
 
     def _apply(self, grads_and_vars: GradsAndVars, factor: float) -> int:
         """Run one step on gradients that `factor` multiplies before clipping."""
-        pairs = list(step_rules.iterator("grads_and_vars", grads_and_vars))
+        pairs = step_rules.as_list("grads_and_vars", grads_and_vars)
         called = self._called()
         with self._lock:
             arguments = self._arguments(called, factor)
@@ -786,7 +794,7 @@ class Optimizer:
                 slot = backends.place(slot, var)
                 step_rules.new_slot(slot, var, self._slots)
                 self._bind([var], [], given=(slot_name, slot))
-            return self._slots[self._index(var)].slots[slot_name]
+        return self.get_slot(var, slot_name)
 
     def add_weight(
         self,
@@ -924,17 +932,17 @@ class Optimizer:
         with self._lock:
             self._synchronize()
             new = state_rules.weights(self._name, weights, self.weights)
-            # Copies first: an array of the caller may be one of the live ones. Then
-            # one call copies everything, so that an interrupt comes before or after.
-            self._assign(self.weights, [array.copy() for array in new])
-            self._slots.mark_caught_up()
-
-    def _assign(self, targets: list[Array], sources: list[Array]) -> None:
-        pairs = list(zip(targets, sources, strict=True))
-        for target, source in pairs:
-            if backends.is_on_device(target):
-                backends.copy_into(target, source)
-        assign_on_host([p for p in pairs if not backends.is_on_device(p[0])])
+            # Copies first: an array of the caller may be one of the live ones.
+            copies = [array.copy() for array in new]
+            pairs = [*zip(self.weights, copies, strict=True), *self._slots.caught_up()]
+            # The host's arrays in one call: an interrupt comes before or after it.
+            on_host = []
+            for target, source in pairs:
+                if backends.is_on_device(target):
+                    backends.copy_into(target, source)
+                else:
+                    on_host.append((target, source))
+            assign_on_host(on_host)
 
     # --- Configuration ----------------------------------------------------------------
 
@@ -946,20 +954,18 @@ class Optimizer:
         dict
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
-        config = self._settings()
-        for name in _options(type(self)):
+        options, config = _options(type(self)), self._settings()
+        for name in options.keys() & config.keys():
             value = getattr(self, name)
-            if name in config and value is not config[name]:
-                config[name] = value
-        for name, value in config.items():
             if isinstance(value, LearningRateSchedule):
-                config[name] = schedules.serialize(value)
+                value = schedules.serialize(value)
             elif backends.is_on_device(value):
-                config[name] = float(value.get())
+                value = float(value.get())
+            config[name] = value
         return config
 
     def _settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments as they were set, those that are not off."""
+        """Return the constructor's arguments as they were set, without those off."""
         values = {
             name: self._values[name]
             for name in _options(type(self))
@@ -1060,7 +1066,7 @@ class Optimizer:
         self._own(Slots.from_saved(state))
 
     def __getstate__(self) -> dict[str, Any]:
-        rebuilt = ("_lock", "_step", "_devices", "_prepared", "_slots")
+        rebuilt = ("_lock", "_step", "_devices", "_prepared", "_uncalled", "_slots")
         with self._lock:
             attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
             return {"attributes": attributes, "state": self._state()}

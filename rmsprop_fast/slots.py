@@ -346,12 +346,10 @@ class Slots:
         """Return the indices of the variables with rows that miss steps."""
         return [k for k, each in enumerate(self) if _is_behind(each.counters)]
 
-    def mark_caught_up(self) -> None:
-        """Note that no row misses a step."""
-        for each in self:
-            if each.counters:
-                made, _ = backends.as_numpy(each.counters["steps"])
-                backends.copy_into(each.counters["steps"], np.array([made, made]))
+    def caught_up(self) -> list[tuple[Array, Array]]:
+        """Return (counter, new values) pairs that say that no row misses a step."""
+        counters = [each.counters["steps"] for each in self if each.counters]
+        return [(steps, backends.as_numpy(steps)[[0, 0]]) for steps in counters]
 
     # --- Saving -----------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class _Memory:
         return _Ranges(self._slots.labelled())
 
     def refuse_new(self) -> None:
-        """Raise when a new variable shares memory with one before it, or a bound one."""
+        """Raise when a new variable shares memory with an earlier or a bound one."""
         for position, (where, _, var) in enumerate(self._new):
             self._refuse(where, "variable", var, position)
 
@@ -260,15 +260,18 @@ def rate_place(rate: Any, variables: Iterable[Any]) -> None:
             )
 
 
-def iterator(name: str, value: Any) -> Iterator[Any]:
-    """Return an iterator over pairs; errors while it runs are the caller's own."""
+def as_list(name: str, value: Any) -> list[Any]:
+    """Return a new list of pairs; errors of a caller's iterator are the caller's own."""
+    if type(value) is list:
+        return value.copy()
     try:
-        return iter(value)
+        pairs = iter(value)
     except TypeError:
         raise TypeError(
             f"{name} must be an iterable of (gradient, variable) pairs, "
             f"got {type(value).__name__}"
         ) from None
+    return list(pairs)
 
 
 def pairs(grads_and_vars: Sequence[Any]) -> list[tuple[Any, Any]]:

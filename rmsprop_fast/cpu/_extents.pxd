@@ -1,5 +1,7 @@
 # Which addresses are taken: sorted, disjoint intervals.
 
+cimport numpy as cnp
+
 cdef struct Interval:
     size_t low
     size_t high   # one past the end
@@ -13,3 +15,7 @@ cdef class Extents:
 
     # Whether [low, high) meets any interval.
     cdef bint touches(self, size_t low, size_t high) noexcept nogil
+
+# Find the addresses that the array's elements are between; equal without any.
+cdef void find_bounds(
+    cnp.ndarray array, const char **low, const char **high) noexcept

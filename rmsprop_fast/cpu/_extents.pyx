@@ -4,6 +4,7 @@ A step asks for every gradient whether its memory may be a variable's or a slot'
 answer "no" must cost nanoseconds; "perhaps" is settled exactly by `step_rules`.
 """
 
+cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 
 
@@ -73,3 +74,36 @@ cdef class Extents:
     def may_touch(self, size_t low, size_t high):
         """Return whether any address in [low, high) is taken."""
         return self.touches(low, high)
+
+
+cdef void find_bounds(
+    cnp.ndarray array, const char **low, const char **high,
+) noexcept:
+    cdef const char *start = <const char *> cnp.PyArray_DATA(array)
+    cdef const char *end = start + cnp.PyArray_ITEMSIZE(array)
+    cdef Py_ssize_t distance
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, axis) == 0:
+            low[0] = high[0] = start
+            return
+        distance = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if distance < 0:
+            start += distance
+        else:
+            end += distance
+    low[0] = start
+    high[0] = end
+
+
+def address_of(cnp.ndarray array):
+    """Return where the first element of a NumPy array is."""
+    return <size_t> cnp.PyArray_DATA(array)
+
+
+def bounds_of(cnp.ndarray array):
+    """Return the addresses that the elements of a NumPy array are between."""
+    cdef const char *low
+    cdef const char *high
+    find_bounds(array, &low, &high)
+    return <size_t> low, <size_t> high

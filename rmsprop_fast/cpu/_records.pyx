@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from rmsprop_fast.cpu._extents cimport find_bounds
 from rmsprop_fast.cpu._spans cimport F32, F64, param_size
 from rmsprop_fast.header cimport (
     RMSPROP_CENTERED, RMSPROP_EPS_IN_SQRT, RMSPROP_MOMENTUM, RMSPROP_SLOT_MG,
@@ -99,25 +100,6 @@ cdef inline bint _rows_are_runs(cnp.ndarray array) noexcept:
                 return False
             stride *= cnp.PyArray_DIM(array, axis)
     return True
-
-
-cdef void _bounds(cnp.ndarray array, const char **low, const char **high) noexcept:
-    """Find the addresses that the array's elements are between."""
-    cdef const char *start = <const char *> cnp.PyArray_DATA(array)
-    cdef const char *end = start + cnp.PyArray_ITEMSIZE(array)
-    cdef Py_ssize_t distance
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(array)):
-        if cnp.PyArray_DIM(array, axis) == 0:
-            low[0] = high[0] = start
-            return
-        distance = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
-        if distance < 0:
-            start += distance
-        else:
-            end += distance
-    low[0] = start
-    high[0] = end
 
 
 cdef void describe(cnp.ndarray array, Gradient *grad, Layout *layout) noexcept:
@@ -486,7 +468,7 @@ cdef class Records:
             if not _takes_array(record, array):
                 return False
         if not overlaps_checked:
-            _bounds(array, &low, &high)
+            find_bounds(array, &low, &high)
             if not self._is_free(record, low, high):
                 return False
         describe(array, described, &entry.layout)
