@@ -14,6 +14,7 @@ import numpy as np
 
 from rmsprop_fast import (
     backends,
+    checkpoint,
     gradients,
     rules,
     schedules,
@@ -44,6 +45,7 @@ def _listed(var_list: Any) -> Any:
     return [var_list] if backends.is_array(var_list) else var_list
 
 
+@checkpoint.register
 class Optimizer:
     """What every optimizer of this package does; use a subclass such as `RMSprop`.
 
@@ -1074,8 +1076,6 @@ class Optimizer:
         `rmsprop_fast.load` must be given it again. `last_loss` is not stored. Steps in
         other threads wait.
         """
-        from rmsprop_fast import checkpoint  # it knows the classes, this one too
-
         checkpoint.save(self, path, var_list)
 
     def _state(self) -> dict[str, Any]:
@@ -1085,7 +1085,13 @@ class Optimizer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Start afresh from what `_state` returned."""
-        self._own(Slots.from_state(state))
+        restored = Slots.from_state(state)
+        if restored.counts_rows != self._catches_up:
+            raise ValueError(
+                f"counts_rows must be what catch_up is, {self._catches_up}, "
+                f"got {restored.counts_rows}"
+            )
+        self._own(restored)
 
     def __getstate__(self) -> dict[str, Any]:
         rebuilt = ("_lock", "_step", "_devices", "_silent", "_slots")

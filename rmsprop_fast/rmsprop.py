@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmsprop_fast import rules
+from rmsprop_fast import checkpoint, rules
 from rmsprop_fast.optimizer import Hyperparameter, Optimizer
 from rmsprop_fast.schedules import LearningRateSchedule
 
@@ -14,6 +14,7 @@ __all__ = ["RMSprop"]
 CENTERED, MOMENTUM, EPS_IN_SQRT = 1, 2, 4
 
 
+@checkpoint.register
 class RMSprop(Optimizer):
     r"""RMSprop, plain, centered, with momentum, or both, on NumPy or CuPy arrays.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 
 from rmsprop_fast import backends, rules
 from rmsprop_fast.cpu._extents import Extents
+from rmsprop_fast.saved_state import check_state, parts
 
 __all__ = ["INITIALIZERS", "Slots", "initial"]
 
@@ -295,34 +296,25 @@ class Slots:
 
         Raises ValueError for a state that no optimizer can have had.
         """
-        self = cls(rules.flag("counts_rows", state["counts_rows"]))
-        self.iterations[()] = rules.integer(
-            "iterations", state["iterations"], 0, rules.MAX_ITERATIONS
-        )
-        self.skipped_steps = rules.integer("skipped_steps", state["skipped_steps"], 0)
+        check_state(state)
+        self = cls(bool(state["counts_rows"]))
+        self.iterations[()] = state["iterations"]
+        self.skipped_steps = int(state["skipped_steps"])
         self.specs = [
-            (tuple(shape), rules.slot_dtype("dtype", dtype))
-            for shape, dtype in state["variables"]
+            (tuple(shape), np.dtype(dtype)) for shape, dtype in state["variables"]
         ]
         self.variables = [None] * len(self.specs)
         self._arrays = [{} for _ in self.specs]
         self.counters = [self._new_counters(shape) for shape, _ in self.specs]
-        self.is_closed = rules.flag("is_closed", state["is_closed"])
+        self.is_excluded = [bool(value) for value in state["is_excluded"]]
+        self.is_closed = bool(state["is_closed"])
         self.is_restored = bool(self.specs)
         for key, array in state["arrays"].items():
-            kind, number, name = key.split(".", 2)
-            index = int(number)
+            kind, index, name = parts(key)
             if kind == "slot":
-                saved_slot(key, index, array, self.specs)
-                self.add(index, unquote(name), _own_copy(array))
-            elif kind == "counter":
-                saved_counter(key, index, name, array, self.counters)
-                self.counters[index][name] = _own_copy(array)
+                self.add(index, name, _own_copy(array))
             else:
-                raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
-        self.is_excluded = saved_flags(
-            "is_excluded", state["is_excluded"], len(self.specs)
-        )
+                self.counters[index][name] = _own_copy(array)
         return self
 
 
@@ -400,47 +392,6 @@ def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
             f"got {array.dtype}"
         )
     return array
-
-
-def saved_slot(
-    key: str,
-    index: int,
-    array: Array,
-    specs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
-) -> None:
-    """Refuse a restored slot that does not fit its variable."""
-    if not 0 <= index < len(specs):
-        raise ValueError(f"{key} must be of one of {len(specs)} variables")
-    if (array.shape, array.dtype) != specs[index]:
-        raise ValueError(
-            f"{key} must have its variable's shape {specs[index][0]} and dtype "
-            f"{specs[index][1]}, got {array.shape} and {array.dtype}"
-        )
-
-
-def saved_counter(
-    key: str,
-    index: int,
-    name: str,
-    array: Array,
-    counters: Sequence[dict[str, Array]],
-) -> None:
-    """Refuse a restored counter that its variable cannot have."""
-    new = counters[index].get(name) if 0 <= index < len(counters) else None
-    if new is None:
-        raise ValueError(f"{key} must be of a variable whose rows are counted")
-    if (array.shape, array.dtype) != (new.shape, new.dtype):
-        raise ValueError(
-            f"{key} must have the shape {new.shape} and dtype {new.dtype}, got "
-            f"{array.shape} and {array.dtype}"
-        )
-
-
-def saved_flags(name: str, flags: Sequence[Any], n: int) -> list[bool]:
-    """Return restored flags, one for each of n variables."""
-    if len(flags) != n:
-        raise ValueError(f"{name} must be of {n} variables, got {len(flags)}")
-    return [rules.flag(name, value) for value in flags]
 
 
 def unknown_slot(name: Any, slots: Slots) -> NoReturn:
