@@ -52,18 +52,19 @@ class Writer:
 
         Each block is copied once. The checksum and the file both take that copy.
         """
-        entry = {"name": name, "shape": list(array.shape), "dtype": array.dtype.str}
-        info = zipfile.ZipInfo(f"{name}.npy")
+        shape, dtype, info = (
+            array.shape,
+            array.dtype.str,
+            zipfile.ZipInfo(f"{name}.npy"),
+        )
         with self._archive.open(info, "w", force_zip64=True) as member:
-            described = {
-                "descr": array.dtype.str,
-                "fortran_order": False,
-                "shape": array.shape,
-            }
+            described = {"descr": dtype, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, described)
             for block in _blocks(array.reshape(-1)):
                 member.write(block.tobytes())
-        self._entries.append({**entry, "crc32": info.CRC})
+        self._entries.append(
+            {"name": name, "shape": list(shape), "dtype": dtype, "crc32": info.CRC}
+        )
 
     def finish(self, header: dict[str, Any], default: Callable[[Any], Any]) -> None:
         """Write the header; `default` is that of `json.dumps`."""
@@ -117,21 +118,13 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):  # the first error counts
             temporary.unlink()
         raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, where the system can do that."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # we may write the folder, but not read it
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+        with suppress(PermissionError):  # we may write the folder, but not read it
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _mode(target: Path, path: Path) -> int | None:

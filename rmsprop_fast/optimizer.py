@@ -1059,7 +1059,8 @@ class Optimizer:
         ValueError
             `path` is no regular file.
         OSError
-            The file cannot be written; what was there before is still there.
+            The file cannot be written; what was there before is still there. Only if
+            the disk fails after the renaming, `path` is the new file.
 
         See Also
         --------
@@ -1071,10 +1072,14 @@ class Optimizer:
         disk, and renamed: whenever the process or the machine stops, `path` is the old
         file or the new one. A process that is killed may leave a file ``.*.tmp``.
 
-        Nothing is evaluated: of a hyperparameter that is a callable, and of a schedule
-        of the caller's without `get_config`, the file keeps a description, and
-        `rmsprop_fast.load` must be given it again. `last_loss` is not stored. Steps in
-        other threads wait.
+        No callable is called. For a hyperparameter that is a callable, and for a
+        schedule without `get_config`, the file keeps a description; give the object to
+        `rmsprop_fast.load` again. `last_loss` is not stored.
+
+        Configuration and state are of one moment: steps in other threads wait while the
+        state is written. A `get_config` that a subclass defines is called after that.
+        If other code writes a variable meanwhile, its saved values may be of several
+        moments.
         """
         checkpoint.save(self, path, var_list)
 

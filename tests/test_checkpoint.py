@@ -1056,6 +1056,10 @@ with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 65534, 65534)
         os.chown(path, 65534, 65534)
         os.seteuid(65534)
+    path.parent.chmod(0o333)  # may be written, and not read
+    RMSprop(0.5).save(path)
+    path.parent.chmod(0o700)
+    print(*os.listdir(folder))
     for forbidden, mode in [(path, 0o444), (path.parent, 0o555)]:
         before = forbidden.stat().st_mode
         forbidden.chmod(mode)
@@ -1070,12 +1074,12 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
-def test_neither_a_read_only_file_nor_one_in_a_read_only_folder_is_replaced():
+def test_permissions_of_file_and_folder_to_write_are_asked_for_and_no_others():
     done = subprocess.run(
         [sys.executable, "-c", PERMISSIONS], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "0.5", "state.npz"] * 2
+    assert done.stdout.split() == ["state.npz", *["True", "0.5", "state.npz"] * 2]
 
 
 def test_a_symbolic_link_is_followed(tmp_path, path):
@@ -1112,22 +1116,6 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(path, monkeypatch):
     RMSprop().save(path)
     assert calls[:2] == [f"file of {path.stat().st_size}", "rename"]
     assert calls[2:] == (["folder"] if hasattr(os, "O_DIRECTORY") else [])
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
-def test_a_folder_that_may_be_written_but_not_read_is_no_obstacle(path, monkeypatch):
-    os_open = os.open
-
-    def refuses(name, *args, **options):
-        if name == path.parent:
-            raise PermissionError(13, "Permission denied", str(name))
-        return os_open(name, *args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuses)
-        RMSprop(0.5).save(path)
-    assert load(path).learning_rate == 0.5
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
