@@ -52,11 +52,8 @@ class Writer:
 
         Each block is copied once. The checksum and the file both take that copy.
         """
-        shape, dtype, info = (
-            array.shape,
-            array.dtype.str,
-            zipfile.ZipInfo(f"{name}.npy"),
-        )
+        shape, dtype = array.shape, array.dtype.str
+        info = zipfile.ZipInfo(f"{name}.npy")
         with self._archive.open(info, "w", force_zip64=True) as member:
             described = {"descr": dtype, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, described)

@@ -215,8 +215,10 @@ def load(
                 raise ValueError(f"the header has no {field} that is a {kind.__name__}")
         config = _config(header, custom)
     name = header["class"]
-    cls = custom.get(name, _CLASSES.get(name))
-    if not (isinstance(cls, type) and issubclass(cls, tuple(_CLASSES.values()))):
+    cls: Any = custom.get(name, _CLASSES.get(name))
+    known = tuple(_CLASSES.values())
+    is_optimizer = isinstance(cls, type) and issubclass(cls, known)
+    if not is_optimizer:
         raise TypeError(
             f"custom_objects[{name!r}] must be an Optimizer class, got {cls!r}"
         )
@@ -224,7 +226,7 @@ def load(
     variables = _matched(saved, var_list)
     # What objects of the caller raise stays as it is.
     with nullcontext() if custom else archive.named(source):
-        optimizer = cls.from_config(config, custom)
+        optimizer: Optimizer = cls.from_config(config, custom)
     with archive.named(source):
         optimizer._restore({**header["state"], "arrays": arrays})
     for var, values in zip(variables, saved, strict=False):
