@@ -370,20 +370,22 @@ def test_a_state_of_the_host_is_loaded_to_a_device_and_back(path, xp):
     assert same(opt, twin)
 
 
-def test_configuration_and_state_are_of_one_moment(path, monkeypatch):
-    """Somebody sets the learning rate while the state is written."""
-    opt, _ = trained(learning_rate=0.25)
-    add = archive.Writer.add
+def test_configuration_and_state_are_of_one_moment(path):
+    """Somebody trains on and sets the learning rate while get_config runs."""
 
-    def add_late(writer, name, array):
-        add(writer, name, array)
-        opt.learning_rate = 0.5
-        opt._flags["centered"] = False
+    class Slow(RMSprop):
+        def get_config(self):
+            opt.learning_rate = 0.5
+            opt.centered = False
+            step(opt, variables)
+            return super().get_config()
 
-    monkeypatch.setattr(archive.Writer, "add", add_late)
+    opt, variables = Slow(0.25, momentum=0.9, centered=True), trained()[1]
+    step(opt, variables)
     opt.save(path)
-    twin = load(path)
-    assert (twin.learning_rate, twin.centered) == (0.25, True)
+    twin = load(path, custom_objects={"Slow": Slow})
+    assert (twin.iterations, twin.learning_rate, twin.centered) == (1, 0.25, True)
+    assert opt.iterations == 2
 
 
 def test_a_learning_rate_on_a_device_is_saved_as_it_was_with_the_state(
