@@ -1,52 +1,37 @@
 """Save an optimizer to one file and load it again, exactly.
 
-A checkpoint is a ``.npz`` file, a zip archive that `numpy.load` reads too. It holds one
-``.npy`` member for each array, then ``header.json``, and is the same bytes whenever the
-optimizer is the same. The header has the format's version, the optimizer's class and
-configuration, its state, and name, shape, dtype and CRC-32 of each array; the archive's
-comment is the header's SHA-256. So a damaged file is found before anything is made of
-it, and an array from another file is too. Nothing is ever unpickled, and no class is
-imported because a file names it.
-
-Arrays are named by what they are, then the number of their variable: ``slot.0.rms``,
-``variable.0``. A reader refuses what it does not know.
+`archive` is the format of the file. Its header holds the optimizer's class, its
+configuration and its state. Arrays are named by what they are, then the number of their
+variable: ``slot.0.rms``, ``variable.0``. A reader refuses what it does not know, and no
+class is imported because a file names it: classes of this package register here.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import math
 import os
-import secrets
-import stat
-import struct
-import zipfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from rmsprop_fast import schedules, step_rules
-from rmsprop_fast.optimizer import Optimizer
-from rmsprop_fast.rmsprop import RMSprop
+from rmsprop_fast import backends, schedules, step_rules
+from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots
 
-__all__ = ["load", "save"]
+if TYPE_CHECKING:
+    from rmsprop_fast.optimizer import Optimizer
 
-Array = np.ndarray[Any, Any]
+__all__ = ["load", "register", "save"]
 
-FORMAT = "rmsprop_fast"
-VERSION = 1
-HEADER = "header.json"
-CHUNK = 2**20  # bytes: in cache between their checksum and their copy
+Array = Any  # numpy.ndarray or cupy.ndarray
+Class = TypeVar("Class", bound=type)
 
-_CLASSES: Mapping[str, type[Optimizer]] = {"RMSprop": RMSprop}
+OURS = "rmsprop_fast"
+
+_CLASSES: dict[str, type[Optimizer]] = {}
 
 # What the header must have, and of which type.
 _FIELDS: Mapping[str, type] = {
@@ -55,8 +40,13 @@ _FIELDS: Mapping[str, type] = {
     "config": dict,
     "callables": dict,
     "state": dict,
-    "arrays": list,
 }
+
+
+def register(cls: Class) -> Class:
+    """Let files name a class of this package; a class decorator."""
+    _CLASSES[cls.__name__] = cls
+    return cls
 
 
 # --- Save ----------------------------------------------------------------------------
@@ -66,25 +56,39 @@ def save(
     optimizer: Optimizer, path: str | os.PathLike[str], var_list: Any = None
 ) -> None:
     """Write an optimizer to a file; see `Optimizer.save`."""
+    from rmsprop_fast import archive  # its imports cost more than ours
+
     target = _path(path)
     variables = (
         [] if var_list is None else step_rules.variables("var_list", var_list, Slots())
     )
-    config, callables = _configuration(optimizer)
-    header = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "class": type(optimizer).__name__,
-        "module": _module(type(optimizer), _CLASSES),
-        "config": config,
-        "callables": callables,
-    }
-    with optimizer._lock:
-        state = optimizer._state()
-        arrays = state.pop("arrays")
-        arrays.update({f"variable.{k}": var for k, var in enumerate(variables)})
-        with _replacing(target) as file:
-            _write(file, {**header, "state": state}, arrays)
+    with archive.writing(target) as file:
+        with optimizer._lock:
+            twin = _twin(optimizer)
+            state = optimizer._state()
+            for name, array in state.pop("arrays").items():
+                file.add(name, array)
+            for k, var in enumerate(variables):
+                file.add(f"variable.{k}", backends.as_numpy(var))
+        config, callables = _configuration(twin)
+        cls = type(optimizer)
+        header = {
+            "class": cls.__name__,
+            "module": _module(cls, _CLASSES),
+            "config": config,
+            "callables": callables,
+            "state": state,
+        }
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, np.generic):
+                return value.item()
+            raise TypeError(
+                f"get_config of {cls.__name__} must return what JSON can hold, "
+                f"got {value!r}"
+            )
+
+        file.finish(header, plain)
 
 
 def _path(path: Any) -> Path:
@@ -98,13 +102,28 @@ def _path(path: Any) -> Path:
 
 def _module(cls: type, known: Mapping[str, type]) -> str:
     """Return what tells a class of the caller's from ours of that name."""
-    return FORMAT if known.get(cls.__name__) is cls else cls.__module__
+    return OURS if known.get(cls.__name__) is cls else cls.__module__
 
 
-def _configuration(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the optimizer's config, and what the callables are that it leaves out."""
+def _twin(optimizer: Optimizer) -> Optimizer:
+    """Return an optimizer with the attributes that this one has now.
+
+    Its `get_config` may be a subclass's own and runs code of the caller. So it is
+    called after the lock is released, and sees the configuration of the saved step.
+    """
+    twin = object.__new__(type(optimizer))
+    for name, value in vars(optimizer).items():
+        vars(twin)[name] = dict(value) if type(value) is dict else value
+    for name, value in twin._values.items():
+        if isinstance(value, DeviceScalar):
+            twin._values[name] = float(value)
+    return twin
+
+
+def _configuration(twin: Optimizer) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the config, and what the callables are that it leaves out."""
     callables, serialized = {}, {}
-    for name, value in optimizer._hyper.items():
+    for name, value in twin._values.items():
         if isinstance(value, LearningRateSchedule):
             module = _module(type(value), schedules.BUILT_INS)
             try:
@@ -113,114 +132,15 @@ def _configuration(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, str]
             except NotImplementedError:  # one of the caller's, without get_config
                 pass
         if callable(value):
-            callables[name] = _description(value)
-    # get_config may be a subclass's own, and calls what it finds: ask one that has
-    # nothing to call. Zero is in the range of every hyperparameter.
-    stand_in = object.__new__(type(optimizer))
-    vars(stand_in).update(vars(optimizer))
-    stand_in._hyper = {
-        **optimizer._hyper,
-        **dict.fromkeys([*callables, *serialized], 0.0),
-    }
-    config = stand_in.get_config()
+            named = value if hasattr(value, "__qualname__") else type(value)
+            callables[name] = f"{named.__module__}.{named.__qualname__}"
+    # get_config calls the callables that it finds: leave none. Zero is in the range of
+    # every hyperparameter.
+    twin._values.update(dict.fromkeys([*callables, *serialized], 0.0))
+    config = twin.get_config()
     config.update({k: v for k, v in serialized.items() if k in config})
     callables = {k: v for k, v in callables.items() if config.pop(k, None) is not None}
     return config, callables
-
-
-def _description(value: Any) -> str:
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _write(file: BinaryIO, header: dict[str, Any], arrays: dict[str, Array]) -> None:
-    described = []
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array).reshape(array.shape)
-            entry = zipfile.ZipInfo(f"{name}.npy")
-            with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(
-                    member, np.lib.format.header_data_from_array_1_0(array)
-                )
-                for chunk in _chunks(array):
-                    member.write(chunk)
-            described.append(
-                {
-                    "name": name,
-                    "shape": list(array.shape),
-                    "dtype": array.dtype.str,
-                    "crc32": entry.CRC,
-                }
-            )
-        text = _json({**header, "arrays": described})
-        archive.writestr(zipfile.ZipInfo(HEADER), text)
-        archive.comment = _digest(text)
-
-
-def _json(header: dict[str, Any]) -> bytes:
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        raise TypeError(
-            f"get_config of {header['class']} must return what JSON can hold, "
-            f"got {value!r}"
-        )
-
-    return json.dumps(header, default=plain).encode()
-
-
-def _digest(text: bytes) -> bytes:
-    return b"sha256:" + hashlib.sha256(text).hexdigest().encode()
-
-
-def _chunks(array: Array) -> Iterator[memoryview]:
-    """Yield the bytes of a C-contiguous array."""
-    whole = array.reshape(-1).view(np.uint8).data
-    for start in range(0, len(whole), CHUNK):
-        yield whole[start : start + CHUNK]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` if the block succeeds.
-
-    Its bytes are on the disk before its name is: at any moment the name stands for the
-    old file or for the whole new one.
-    """
-    target = Path(os.path.realpath(path))
-    mode = _mode(target, path)
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
-    file = open(temporary, "xb")  # noqa: SIM115, not ours to delete if this fails
-    try:
-        with file:
-            if mode is not None:
-                os.chmod(temporary, mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _mode(target: Path, path: Path) -> int | None:
-    """Return the permissions of a file that may be replaced, None if it is new."""
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError(f"path must be a regular file, got {str(path)!r}")  # a device
-    os.close(os.open(target, os.O_WRONLY))  # a rename asks not whether we may write
-    return stat.S_IMODE(mode)
 
 
 # --- Load ----------------------------------------------------------------------------
@@ -285,130 +205,43 @@ def load(
     (True, 1)
     >>> folder.cleanup()
     """
-    custom = dict(custom_objects or {})
-    with _named(_path(path)):
-        header, arrays = _read(_path(path))
-    cls, config = _with_custom_objects(_path(path), header, custom)
-    saved = [arrays.pop(name) for name in list(arrays) if name.startswith("variable.")]
+    from rmsprop_fast import archive
+
+    custom, source = dict(custom_objects or {}), _path(path)
+    with archive.named(source):
+        header, arrays = archive.read(source)
+        for field, kind in _FIELDS.items():
+            if not isinstance(header.get(field), kind):
+                raise ValueError(f"the header has no {field} that is a {kind.__name__}")
+        config = _config(header, custom)
+    name = header["class"]
+    cls: Any = custom.get(name, _CLASSES.get(name))
+    known = tuple(_CLASSES.values())
+    is_optimizer = isinstance(cls, type) and issubclass(cls, known)
+    if not is_optimizer:
+        raise TypeError(
+            f"custom_objects[{name!r}] must be an Optimizer class, got {cls!r}"
+        )
+    saved = [arrays.pop(key) for key in list(arrays) if key.startswith("variable.")]
     variables = _matched(saved, var_list)
-    optimizer = cls.from_config(config, custom)
-    with _named(_path(path)):
+    # What objects of the caller raise stays as it is.
+    with nullcontext() if custom else archive.named(source):
+        optimizer: Optimizer = cls.from_config(config, custom)
+    with archive.named(source):
         optimizer._restore({**header["state"], "arrays": arrays})
     for var, values in zip(variables, saved, strict=False):
-        var[...] = values
+        backends.copy_into(var, values)
     return optimizer
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turn whatever a wrong file brings about into a ValueError with its name.
-
-    The list is what zipfile and NumPy raise, found by flipping every bit of a file.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # an offset that no file has
-            raise
-        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from error
-    except (
-        *(zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ArithmeticError),
-        *(ValueError, TypeError, LookupError, AttributeError),
-    ) as error:
-        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return the header and the arrays of a file in which everything is right."""
-    with open(path, "rb") as file:
-        if (start := file.read(2)) != b"PK":
-            raise ValueError("it is no .npz file" if start else "it is empty")
-        try:
-            archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise ValueError(
-                f"it is truncated or damaged, the zip archive has no end ({error})"
-            ) from error
-        with archive:
-            for info in archive.infolist():
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"{info.filename} is compressed")
-            header = _header(archive)
-            _check_members(archive, header["arrays"])
-            return header, {
-                entry["name"]: _array(archive, entry) for entry in header["arrays"]
-            }
-
-
-def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
-    if HEADER not in archive.namelist():
-        raise ValueError(
-            f"it is no checkpoint of rmsprop_fast, having no {HEADER} but "
-            f"{', '.join(archive.namelist()) or 'nothing'}"
-        )
-    text = archive.read(HEADER)
-    if archive.comment != _digest(text):
-        raise ValueError(f"{HEADER} has not the digest at the end of the file")
-    header = json.loads(text)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{HEADER} does not say that it is of format {FORMAT}")
-    version = header.get("format_version")
-    if version != VERSION:
-        raise ValueError(
-            f"its format version is {version!r}, this rmsprop_fast reads {VERSION}"
-        )
-    for name, kind in _FIELDS.items():
-        if not isinstance(header.get(name), kind):
-            raise ValueError(f"{HEADER} has no {name} that is a {kind.__name__}")
-    return header
-
-
-def _check_members(archive: zipfile.ZipFile, entries: Sequence[dict[str, Any]]) -> None:
-    expected = Counter([HEADER, *(f"{entry['name']}.npy" for entry in entries)])
-    found = Counter(archive.namelist())
-    if found != expected:
-        different = sorted((found - expected) + (expected - found))
-        raise ValueError(
-            f"its members are not those that {HEADER} names: {', '.join(different)}"
-        )
-
-
-def _array(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Array:
-    """Return an array that is what the header says of it."""
-    name = entry["name"]
-    info = archive.getinfo(f"{name}.npy")
-    if entry["crc32"] != info.CRC:
-        raise ValueError(f"array {name} is not the one that {HEADER} describes")
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"array {name} is of .npy version {version}")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        described = [list(shape), dtype.str, is_fortran]
-        if described != [entry["shape"], entry["dtype"], False]:
-            raise ValueError(f"array {name} is not the one that {HEADER} describes")
-        if dtype.kind not in "iuf":
-            raise ValueError(f"array {name} has dtype {dtype}")
-        n_bytes = math.prod(shape) * dtype.itemsize
-        if info.file_size != member.tell() + n_bytes:
-            raise ValueError(f"array {name} has not the size of its shape {shape}")
-        array = np.empty(shape, dtype)
-        for chunk in _chunks(array):
-            chunk[:] = member.read(len(chunk))  # the last one checks the CRC
-    return array
-
-
-def _with_custom_objects(
-    path: Path, header: dict[str, Any], custom: dict[str, Any]
-) -> tuple[type[Optimizer], dict[str, Any]]:
-    """Return the class and its config; what the file cannot hold must be given."""
+def _config(header: dict[str, Any], custom: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with the caller's objects; refuse if one is missing."""
     needed = {}
     name, module, config = header["class"], header["module"], dict(header["config"])
-    cls = custom.get(name, _CLASSES.get(name) if module == FORMAT else None)
-    if cls is None:
+    if name not in custom and (module != OURS or name not in _CLASSES):
         needed[name] = f"the optimizer is a {module}.{name}"
     rate = config.get("learning_rate")
-    if isinstance(rate, dict) and rate.get("module", FORMAT) != FORMAT:
+    if isinstance(rate, dict) and rate.get("module", OURS) != OURS:
         kind = rate["class_name"]
         if kind not in custom:
             needed[kind] = f"learning_rate is a {rate['module']}.{kind}"
@@ -420,14 +253,10 @@ def _with_custom_objects(
     if needed:
         objects = ", ".join(f"{name!r}: ..." for name in needed)
         raise ValueError(
-            f"{str(path)!r} cannot be loaded: {', '.join(needed.values())}, which a "
-            f"file cannot hold; give custom_objects={{{objects}}}"
+            f"{', '.join(needed.values())}, which a file cannot hold; give "
+            f"custom_objects={{{objects}}}"
         )
-    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
-        raise TypeError(
-            f"custom_objects[{name!r}] must be an Optimizer class, got {cls!r}"
-        )
-    return cls, config
+    return config
 
 
 def _matched(saved: Sequence[Array], var_list: Any) -> list[Array]:

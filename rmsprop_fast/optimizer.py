@@ -13,6 +13,7 @@ import numpy as np
 
 from rmsprop_fast import (
     backends,
+    checkpoint,
     gradients,
     hyperparameters,
     rules,
@@ -59,6 +60,7 @@ def _listed(var_list: Any) -> Any:
     return [var_list] if backends.is_array(var_list) else var_list
 
 
+@checkpoint.register
 class Optimizer:
     """What every optimizer of this package does; use a subclass such as `RMSprop`.
 
@@ -1035,7 +1037,8 @@ class Optimizer:
         ValueError
             `path` is no regular file.
         OSError
-            The file cannot be written; what was there before is still there.
+            The file cannot be written; what was there before is still there. Only if
+            the disk fails after the renaming, `path` is the new file.
 
         See Also
         --------
@@ -1047,13 +1050,15 @@ class Optimizer:
         disk, and renamed: whenever the process or the machine stops, `path` is the old
         file or the new one. A process that is killed may leave a file ``.*.tmp``.
 
-        Nothing is evaluated: of a hyperparameter that is a callable, and of a schedule
-        of the caller's without `get_config`, the file keeps a description, and
-        `rmsprop_fast.load` must be given it again. `last_loss` is not stored. Steps in
-        other threads wait.
-        """
-        from rmsprop_fast import checkpoint  # it knows the classes, this one too
+        No callable is called. For a hyperparameter that is a callable, and for a
+        schedule without `get_config`, the file keeps a description; give the object to
+        `rmsprop_fast.load` again. `last_loss` is not stored.
 
+        Configuration and state are of one moment: steps in other threads wait while the
+        state is written. A `get_config` that a subclass defines is called after that.
+        If other code writes a variable meanwhile, its saved values may be of several
+        moments.
+        """
         checkpoint.save(self, path, var_list)
 
     def _state(self) -> dict[str, Any]:
@@ -1063,7 +1068,13 @@ class Optimizer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Start afresh from what `_state` returned."""
-        self._own(Slots.from_saved(state))
+        restored = Slots.from_saved(state)
+        if restored.counts_rows != self._catches_up:
+            raise ValueError(
+                f"counts_rows must be what catch_up is, {self._catches_up}, "
+                f"got {restored.counts_rows}"
+            )
+        self._own(restored)
 
     def __getstate__(self) -> dict[str, Any]:
         rebuilt = ("_lock", "_step", "_devices", "_prepared", "_uncalled", "_slots")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rmsprop_fast import rules
+from rmsprop_fast import checkpoint, rules
 from rmsprop_fast.cpu._records import FLAGS, SLOTS
 from rmsprop_fast.hyperparameters import Hyperparameter, Option
 from rmsprop_fast.optimizer import Optimizer
@@ -15,6 +15,7 @@ __all__ = ["RMSprop"]
 DEFAULT_EPSILON = 1e-7
 
 
+@checkpoint.register
 class RMSprop(Optimizer):
     r"""RMSprop, plain, centered, with momentum, or both, on NumPy or CuPy arrays.
 

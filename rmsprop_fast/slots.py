@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 
 from rmsprop_fast import backends, rules
 from rmsprop_fast.cpu._extents import Extents
+from rmsprop_fast.saved_state import check_state, parts
 
 __all__ = ["INITIALIZERS", "Bound", "Slots", "initial"]
 
@@ -387,37 +388,35 @@ class Slots:
 
         Raises ValueError for a state that no optimizer can have had.
         """
-        self = cls(rules.flag("counts_rows", saved["counts_rows"]))
-        self.iterations[()] = rules.integer(
-            "iterations", saved["iterations"], 0, rules.MAX_ITERATIONS
-        )
-        self.skipped_steps = rules.integer("skipped_steps", saved["skipped_steps"], 0)
-        specs: list[Spec] = [
-            (tuple(shape), rules.slot_dtype("dtype", dtype))
-            for shape, dtype in saved["variables"]
-        ]
-        is_excluded = saved_flags("is_excluded", saved["is_excluded"], len(specs))
+        check_state(saved)
+        self = cls(bool(saved["counts_rows"]))
+        self.iterations[()] = saved["iterations"]
+        self.skipped_steps = int(saved["skipped_steps"])
         bound = [
-            Bound(None, *spec, {}, self._new_counters(spec[0]), flag)
-            for spec, flag in zip(specs, is_excluded, strict=True)
+            Bound(
+                None,
+                tuple(shape),
+                np.dtype(dtype),
+                {},
+                self._new_counters(tuple(shape)),
+                bool(is_excluded),
+            )
+            for (shape, dtype), is_excluded in zip(
+                saved["variables"], saved["is_excluded"], strict=True
+            )
         ]
         order = []
         for key, array in saved["arrays"].items():
-            kind, number, name = key.split(".", 2)
-            index = int(number)
+            kind, index, name = parts(key)
             if kind == "slot":
-                saved_slot(key, index, array, specs)
-                bound[index].slots[unquote(name)] = _own_copy(array)
-                order.append((index, unquote(name)))
-            elif kind == "counter":
-                saved_counter(key, index, name, array, bound)
-                bound[index].counters[name] = _own_copy(array)
+                bound[index].slots[name] = _own_copy(array)
+                order.append((index, name))
             else:
-                raise ValueError(f"{key} is of no kind that this rmsprop_fast knows")
+                bound[index].counters[name] = _own_copy(array)
         self.state = _state_of(
             bound,
             order,
-            is_closed=rules.flag("is_closed", saved["is_closed"]),
+            is_closed=bool(saved["is_closed"]),
             is_restored=bool(bound),
         )
         return self
@@ -516,47 +515,6 @@ def slot_array(value: Any, var_shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
             f"got {array.dtype}"
         )
     return array
-
-
-def saved_slot(
-    key: str,
-    index: int,
-    array: Array,
-    specs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
-) -> None:
-    """Refuse a restored slot that does not fit its variable."""
-    if not 0 <= index < len(specs):
-        raise ValueError(f"{key} must be of one of {len(specs)} variables")
-    if (array.shape, array.dtype) != specs[index]:
-        raise ValueError(
-            f"{key} must have its variable's shape {specs[index][0]} and dtype "
-            f"{specs[index][1]}, got {array.shape} and {array.dtype}"
-        )
-
-
-def saved_counter(
-    key: str,
-    index: int,
-    name: str,
-    array: Array,
-    bound: Sequence[Bound],
-) -> None:
-    """Refuse a restored counter that its variable cannot have."""
-    new = bound[index].counters.get(name) if 0 <= index < len(bound) else None
-    if new is None:
-        raise ValueError(f"{key} must be of a variable whose rows are counted")
-    if (array.shape, array.dtype) != (new.shape, new.dtype):
-        raise ValueError(
-            f"{key} must have the shape {new.shape} and dtype {new.dtype}, got "
-            f"{array.shape} and {array.dtype}"
-        )
-
-
-def saved_flags(name: str, flags: Sequence[Any], n: int) -> list[bool]:
-    """Return restored flags, one for each of n variables."""
-    if len(flags) != n:
-        raise ValueError(f"{name} must be of {n} variables, got {len(flags)}")
-    return [rules.flag(name, value) for value in flags]
 
 
 def unknown_slot(name: Any, slots: Slots) -> NoReturn:
