@@ -261,7 +261,7 @@ def rate_place(rate: Any, variables: Iterable[Any]) -> None:
 
 
 def as_list(name: str, value: Any) -> list[Any]:
-    """Return a new list of pairs; errors of a caller's iterator are the caller's own."""
+    """Return a new list of pairs; errors of an iterator are left as they are."""
     if type(value) is list:
         return value.copy()
     try:
