@@ -15,15 +15,16 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
-from rmsprop_fast.cpu._gradients cimport Gradient
+from rmsprop_fast.cpu._gradients cimport Gradient, gradient_make
 from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
-from rmsprop_fast.cpu._spans cimport F32, F64, Coef, coef_make, param_size
+from rmsprop_fast.cpu._spans cimport F32, F64, Coef, coef_make, param_size, state_size
 from rmsprop_fast.cpu._tasks cimport (
     OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run_tasks,
     serial_below, variable_make,
 )
 from rmsprop_fast.header cimport (
     RMSPROP_N_SLOTS, RMSPROP_SLOT_MG, RMSPROP_SLOT_MOM, RMSPROP_SLOT_RMS, RMSPROP_VARIANT,
+    rmsprop_needs_slot,
 )
 
 from rmsprop_fast import rules, threads
@@ -97,7 +98,7 @@ cdef int _refuse_scalars(const Scalars *s) noexcept nogil:
 
 
 cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
-    cdef Py_ssize_t item = param_size(v.dtype), size
+    cdef Py_ssize_t item, size
     cdef uintptr_t[2 + RMSPROP_N_SLOTS] starts
     cdef uintptr_t[2 + RMSPROP_N_SLOTS] ends
     cdef int i, k
@@ -106,8 +107,11 @@ cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
     for k in range(RMSPROP_N_SLOTS):
         starts[2 + k] = <uintptr_t> v.slots[k]
     for i in range(2 + RMSPROP_N_SLOTS):
+        item = param_size(v.dtype) if i < 2 else state_size(v.dtype)
         size = v.size if i > 0 else grad.size
-        if size == 0 or (starts[i] == 0 and i > 2 + RMSPROP_SLOT_RMS):
+        # Of the slots only those must be there that every variant needs.
+        if size == 0 or (
+                starts[i] == 0 and i >= 2 and not rmsprop_needs_slot(0, i - 2)):
             starts[i] = ends[i] = 0
             continue
         if starts[i] == 0 or starts[i] % item != 0:
@@ -134,19 +138,14 @@ cdef inline Coef _coef(const Scalars *s) noexcept nogil:
 
 
 cdef int _describe(
-    Variable *v, Gradient *grad, Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t width,
-    const Scalars *s,
+    const Variable *v, Gradient *grad, const void *values, Py_ssize_t n,
+    Py_ssize_t n_rows, Py_ssize_t width, const Scalars *s,
 ) noexcept nogil:
-    """Fill in what follows from the sizes; return the status of all but the rows."""
+    """Describe the gradient; return the status of all but the row numbers."""
     cdef int status
     if not _fits(n, width) or not _fits(n_rows, width):
         return RMSPROP_BAD_SIZE
-    grad.dtype = v.dtype
-    grad.layout = NULL
-    grad.size = n * width
-    grad.row_stride = v.row_stride
-    grad.rows_are_runs = True
-    grad.scale = s.grad_scale
+    grad[0] = gradient_make(v.dtype, <const char *> values, n, width, s.grad_scale)
     status = _refuse_scalars(s)
     if status != RMSPROP_DONE:
         return status
@@ -161,9 +160,7 @@ cdef int _dense(
     cdef Gradient g
     cdef Task task
     cdef Coef c
-    cdef int status
-    g.data = <const char *> grad
-    status = _describe(v, &g, n, n, 1, s)
+    cdef int status = _describe(v, &g, grad, n, n, 1, s)
     if status == RMSPROP_DONE and n > 0:
         add_dense(&task, 0, v, &g)
         c = _coef(s)
@@ -182,9 +179,7 @@ cdef int _rows(
     cdef Task *tasks
     cdef const void *occurrences
     cdef size_t n_bytes
-    cdef int status, n_threads
-    g.data = <const char *> values
-    status = _describe(v, &g, n, n_rows, width, s)
+    cdef int n_threads, status = _describe(v, &g, values, n, n_rows, width, s)
     if status != RMSPROP_DONE or n == 0:
         return status
     if rows == NULL or <uintptr_t> rows % sizeof(Py_ssize_t) != 0:
@@ -199,7 +194,8 @@ cdef int _rows(
         status = RMSPROP_BAD_ROW
     elif width > 0:
         c = _coef(s)
-        run_tasks(tasks, add_rows(tasks, 0, v, &g, occurrences, n, n_threads), &c,
+        run_tasks(
+            tasks, add_rows(tasks, 0, v, &g, occurrences, n, n_threads), &c,
             _variant(v, s), n_threads)
     free(tasks)
     return status

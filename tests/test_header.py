@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from ctypes import c_int, c_ssize_t, c_void_p
+from ctypes import c_int, c_longlong, c_ssize_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import nvrtc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rmsprop_fast.cpu._records import FLAGS
 from test_bits import assert_same_bits, wide_range
 
 from rmsprop_fast import IndexedSlices, RMSprop, get_include
+from rmsprop_fast.cpu._records import FLAGS, SLOTS
 
 Array = np.ndarray[Any, Any]
 
@@ -164,10 +165,7 @@ class Spans:
         self.param = param
         self.suffix = "f32" if param.dtype == np.float32 else "f64"
         self.slots = {name: np.zeros_like(param) for name in opt.get_slot_names()}
-        self.variant = FLAGS["centered"] * opt.centered + FLAGS["momentum"] * (
-            opt.momentum > 0
-        )
-        self.variant += FLAGS["eps_in_sqrt"] * opt.eps_in_sqrt
+        self.variant = sum(bit for name, bit in FLAGS.items() if getattr(opt, name))
         clip = np.inf if opt.clipvalue is None else opt.clipvalue
         scalars = opt.learning_rate, opt.rho, opt.momentum, opt.epsilon, 1.0, 1.0, clip
         self.scalars = np.array(scalars)
@@ -242,6 +240,26 @@ def test_missed_steps_have_the_bits_of_catch_up(
     opt.catch_up()
     ours.catch_up(missed)
     ours.assert_equals(opt, var)
+
+
+def test_powers_end_where_their_table_does(spans, dtype) -> None:
+    suffix = "f32" if dtype == np.float32 else "f64"
+    assert spans[f"most_steps_are_63_bits_{suffix}"]() == 1
+
+
+def test_missed_steps_are_never_negative(spans) -> None:
+    spans.missed_steps.restype = c_longlong
+    counts = [-(2**63), -9, 0, 1, 5, 2**62, 2**63 - 1]
+    for made, by_all, by_row in itertools.product(counts, repeat=3):
+        missed = spans.missed_steps(*map(c_longlong, (made, by_all, by_row)))
+        assert missed == max(made - max(by_all, by_row, 0), 0)
+
+
+def test_the_lists_of_the_header_are_those_of_the_facade(spans) -> None:
+    n_slots = ctypes.c_int()
+    flags = spans.flags_and_slots(ctypes.byref(n_slots))
+    assert flags == sum(FLAGS.values())
+    assert n_slots.value == len(SLOTS)
 
 
 def batch(rng, n: int, shape: tuple[int, int], dtype: Any) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 # What a step does to gradients before it updates: norms, scaling, clipping.
 
 from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._spans cimport Coef
+from rmsprop_fast.cpu._spans cimport Coef, param_size
 
 # One gradient: of the variable's shape, or the values of a row-sparse one.
 ctypedef struct Gradient:
@@ -14,6 +14,17 @@ ctypedef struct Gradient:
     Py_ssize_t first_block     # the norm's blocks before this gradient's
     double sum                 # of squares or ones, filled by the reductions
     double scale               # multiplies the raw values
+
+
+cdef inline Gradient gradient_make(
+    int dtype, const char *data, Py_ssize_t n_rows, Py_ssize_t width, double scale,
+) noexcept nogil:
+    """Return a gradient that is one run of rows."""
+    return Gradient(
+        dtype=dtype, data=data, layout=NULL, size=n_rows * width,
+        row_stride=width * param_size(dtype), rows_are_runs=True, first_block=0, sum=0,
+        scale=scale)
+
 
 # Fill `sum` of every gradient: of squares, in the specified order of additions.
 cdef void sum_squares(

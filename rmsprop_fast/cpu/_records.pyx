@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from rmsprop_fast.cpu._extents cimport find_bounds
-from rmsprop_fast.cpu._spans cimport F32, F64, param_size
+from rmsprop_fast.cpu._spans cimport dtype_of, param_size
 from rmsprop_fast.header cimport (
     RMSPROP_CENTERED, RMSPROP_EPS_IN_SQRT, RMSPROP_MOMENTUM, RMSPROP_SLOT_MG,
     RMSPROP_SLOT_MOM, RMSPROP_SLOT_RMS,
@@ -78,9 +78,7 @@ cdef class Entries:
 
 
 cdef inline bint _is_real(cnp.ndarray array) noexcept:
-    cdef int typenum = cnp.PyArray_TYPE(array)
-    return (typenum == cnp.NPY_FLOAT or typenum == cnp.NPY_DOUBLE) and (
-        cnp.PyArray_ISNOTSWAPPED(array))
+    return dtype_of(cnp.PyArray_TYPE(array)) >= 0 and cnp.PyArray_ISNOTSWAPPED(array)
 
 
 cdef inline bint _is_run(cnp.ndarray array) noexcept:
@@ -103,7 +101,7 @@ cdef inline bint _rows_are_runs(cnp.ndarray array) noexcept:
 
 
 cdef void describe(cnp.ndarray array, Gradient *grad, Layout *layout) noexcept:
-    grad.dtype = F32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT else F64
+    grad.dtype = dtype_of(cnp.PyArray_TYPE(array))
     grad.data = <const char *> cnp.PyArray_DATA(array)
     grad.size = cnp.PyArray_SIZE(array)
     grad.layout = NULL
@@ -353,7 +351,7 @@ cdef class Records:
         memset(record, 0, sizeof(Record))
         record.device = HOST if cnp.PyArray_Check(var) else var.data.device_id
         record.typenum = bound.dtype.num
-        record.var.dtype = F32 if record.typenum == cnp.NPY_FLOAT else F64
+        record.var.dtype = dtype_of(record.typenum)
         record.var.param = _address(var)
         record.var.size = var.size
         record.var.n_rows = shape[0] if shape else 1

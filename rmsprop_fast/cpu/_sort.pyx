@@ -59,9 +59,10 @@ cdef Py_ssize_t sort_bytes(const Indices *indices, int n_threads) noexcept nogil
 
 
 cdef inline int _bits(Py_ssize_t n_rows) noexcept nogil:
-    """Return how many bits a row number has."""
+    """Return how many bits a row number has; 0 where there is one row, or none."""
     cdef int bits = 0
-    while (n_rows - 1) >> bits:
+    cdef Py_ssize_t last = max(n_rows, <Py_ssize_t> 1) - 1  # of -1 no shift is 0
+    while last >> bits:
         bits += 1
     return bits
 

@@ -1,13 +1,12 @@
 # The table of serial loops that each ISA's copy of _loops.pxi hands over.
 
-cimport numpy as cnp
-from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from rmsprop_fast.cpu._sort cimport Occurrence32
 from rmsprop_fast.header cimport (
     RMSPROP_N_SLOTS, rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_coef_make_f32,
-    rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64, rmsprop_missed_steps,
+    rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+    rmsprop_idle_powers_f32, rmsprop_idle_powers_f64, rmsprop_missed_steps,
     rmsprop_needs_slot,
 )
 
@@ -23,18 +22,35 @@ cdef enum:  # index into each pair of functions, and of a task's dtype
     F64 = 1
     N_DTYPES = 2
 
-# A dtype: NumPy's number of it, and the bytes of an element of a parameter and of a slot.
+# Not from NumPy's own .pxd: the loops would then import NumPy.
+cdef extern from "numpy/ndarraytypes.h" nogil:
+    enum:
+        NPY_FLOAT
+        NPY_DOUBLE
+
+# A row of the table of dtypes: NumPy's type number and the bytes of an element, of a
+# parameter and its gradient, and of a slot.
 ctypedef struct Dtype:
-    int typenum
+    int param_typenum
     Py_ssize_t param_size
+    int state_typenum
     Py_ssize_t state_size
 
 
 cdef inline Dtype dtype_row(int dtype) noexcept nogil:
-    """Return the one row of the table of dtypes that a task's dtype stands for."""
+    """Return the row of the table of dtypes for the dtype of a task."""
     if dtype == F32:
-        return Dtype(cnp.NPY_FLOAT, sizeof(float), sizeof(float))
-    return Dtype(cnp.NPY_DOUBLE, sizeof(double), sizeof(double))
+        return Dtype(NPY_FLOAT, sizeof(float), NPY_FLOAT, sizeof(float))
+    return Dtype(NPY_DOUBLE, sizeof(double), NPY_DOUBLE, sizeof(double))
+
+
+cdef inline int dtype_of(int typenum) noexcept nogil:
+    """Return the dtype of parameters with NumPy's type number, or -1."""
+    cdef int dtype
+    for dtype in range(N_DTYPES):
+        if dtype_row(dtype).param_typenum == typenum:
+            return dtype
+    return -1
 
 
 cdef inline Py_ssize_t param_size(int dtype) noexcept nogil:
@@ -67,6 +83,17 @@ cdef inline Coef coef_make(
     coef.idle_f64 = NULL
     coef.most_steps = 0
     return coef
+
+
+cdef inline void prepare_powers(
+    Coef *coef, rmsprop_idle_f32 *f32, rmsprop_idle_f64 *f64, int64_t most_steps,
+) noexcept nogil:
+    """Give `coef` the factors of up to that many missed steps: room for 63 of each."""
+    coef.most_steps = max(most_steps, <int64_t> 0)
+    rmsprop_idle_powers_f32(f32, coef.f32, coef.most_steps)
+    rmsprop_idle_powers_f64(f64, coef.f64, coef.most_steps)
+    coef.idle_f32 = f32
+    coef.idle_f64 = f64
 
 
 # How many steps a variable has made, how many of them every row has, and how many a

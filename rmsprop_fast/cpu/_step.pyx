@@ -18,14 +18,13 @@ from rmsprop_fast.cpu._records cimport (
     HOST, Buffer, Entry, Records, describe, describe_indices,
 )
 from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
-from rmsprop_fast.cpu._spans cimport F32, Coef, coef_make
+from rmsprop_fast.cpu._spans cimport Coef, coef_make, dtype_row, prepare_powers
 from rmsprop_fast.cpu._tasks cimport (
     OCCURRENCE_WORK, Task, Variable, add_catch_up, add_dense, add_rows, max_tasks,
     note_hot_rows, run_tasks, work_after,
 )
 from rmsprop_fast.header cimport (
-    rmsprop_idle_f32, rmsprop_idle_f64, rmsprop_idle_powers_f32,
-    rmsprop_idle_powers_f64, rmsprop_norm_scale,
+    rmsprop_idle_f32, rmsprop_idle_f64, rmsprop_norm_scale,
 )
 
 from rmsprop_fast import rules, threads
@@ -290,11 +289,7 @@ cdef class Step:
 
     cdef void _prepare_powers(self, Coef *coef, int64_t steps) noexcept:
         """Prepare what rows that missed up to so many steps catch up by."""
-        rmsprop_idle_powers_f32(self.idle_f32, coef.f32, steps)
-        rmsprop_idle_powers_f64(self.idle_f64, coef.f64, steps)
-        coef.idle_f32 = self.idle_f32
-        coef.idle_f64 = self.idle_f64
-        coef.most_steps = steps
+        prepare_powers(coef, self.idle_f32, self.idle_f64, steps)
 
     cdef void _count(self, Py_ssize_t n, Py_ssize_t repeat) noexcept nogil:
         """Count the steps of the variables whose rows are counted."""
@@ -488,7 +483,7 @@ def clipped(list grads, StepArguments arguments):
         work += g[k].size
         out.append(cnp.PyArray_EMPTY(
             layout[k].ndim, <cnp.npy_intp *> layout[k].dims,
-            cnp.NPY_FLOAT if g[k].dtype == F32 else cnp.NPY_DOUBLE, False))
+            dtype_row(g[k].dtype).param_typenum, False))
     n_threads = _team(work, n, arguments.num_threads)
     _set_scales(g, n, &bounds, sums, n_threads)
     for k in range(n):

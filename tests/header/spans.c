@@ -1,8 +1,6 @@
 /* Every function of the header behind plain C, for any compiler: see test_header.py. */
 #include <rmsprop_fast/rmsprop.h>
 
-enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
-
 #ifdef __cplusplus
 #define DOOR extern "C"
 #else
@@ -10,17 +8,16 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
 #endif
 
 /* Call with literal flags, as the header asks. */
+#define CASE(variant, CALL)                                                             \
+    case variant:                                                                       \
+        CALL((variant) & RMSPROP_CENTERED, (variant) & RMSPROP_MOMENTUM,                \
+             (variant) & RMSPROP_EPS_IN_SQRT);                                          \
+        break;
 #define EACH_VARIANT(CALL)                                                              \
     switch (variant) {                                                                  \
-    case 0: CALL(0, 0, 0);                                                              \
-    case CENTERED: CALL(1, 0, 0);                                                       \
-    case MOMENTUM: CALL(0, 1, 0);                                                       \
-    case CENTERED + MOMENTUM: CALL(1, 1, 0);                                            \
-    case EPS_IN_SQRT: CALL(0, 0, 1);                                                    \
-    case EPS_IN_SQRT + CENTERED: CALL(1, 0, 1);                                         \
-    case EPS_IN_SQRT + MOMENTUM: CALL(0, 1, 1);                                         \
-    default: CALL(1, 1, 1);                                                             \
-    }
+        RMSPROP_VARIANTS(CASE, CALL)                                                    \
+    }                                                                                   \
+    return done;
 
 /* scalars: lr, rho, momentum, epsilon, keep, grad_scale, clip. */
 #define COEF(T, s) rmsprop_coef_make_##T(s[0], s[1], s[2], s[3], s[4], s[5], s[6])
@@ -37,10 +34,10 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
         ptrdiff_t i;                                                                    \
         for (i = 0; i < n; i++)                                                         \
             rmsprop_update_##T(&param[i], rmsprop_grad_##T(grad[i], c), &rms[i],        \
-                               variant & CENTERED ? &mg[i] : NULL,                      \
-                               variant & MOMENTUM ? &mom[i] : NULL, c,                  \
-                               variant & CENTERED, variant & MOMENTUM,                  \
-                               variant & EPS_IN_SQRT);                                  \
+                               variant & RMSPROP_CENTERED ? &mg[i] : NULL,              \
+                               variant & RMSPROP_MOMENTUM ? &mom[i] : NULL, c,          \
+                               variant & RMSPROP_CENTERED, variant & RMSPROP_MOMENTUM,  \
+                               variant & RMSPROP_EPS_IN_SQRT);                          \
         return -1;                                                                      \
     }                                                                                   \
                                                                                         \
@@ -52,6 +49,7 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
                              int variant)                                               \
     {                                                                                   \
         const rmsprop_coef_##T c = COEF(T, scalars);                                    \
+        ptrdiff_t done = -1;                                                            \
         EACH_VARIANT(DENSE_##T)                                                         \
     }                                                                                   \
                                                                                         \
@@ -65,6 +63,7 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
                             ptrdiff_t width, const double *scalars, int variant)        \
     {                                                                                   \
         const rmsprop_coef_##T c = COEF(T, scalars);                                    \
+        ptrdiff_t done = -1;                                                            \
         EACH_VARIANT(ROWS_##T)                                                          \
     }                                                                                   \
                                                                                         \
@@ -82,19 +81,18 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
         (void)grad;                                                                     \
         for (i = 0; i < n; i++)                                                         \
             rmsprop_catch_up_##T(                                                       \
-                &param[i], &rms[i], variant & CENTERED ? &mg[i] : NULL,                 \
-                variant & MOMENTUM ? &mom[i] : NULL,                                    \
+                &param[i], &rms[i], variant & RMSPROP_CENTERED ? &mg[i] : NULL,         \
+                variant & RMSPROP_MOMENTUM ? &mom[i] : NULL,                            \
                 rmsprop_idle_steps_##T(powers, (unsigned long long)steps),              \
-                variant & CENTERED, variant & MOMENTUM);                                \
+                variant & RMSPROP_CENTERED, variant & RMSPROP_MOMENTUM);                \
         return -1;                                                                      \
     }
 
 #define DENSE(T, centered, momentum, eps_in_sqrt)                                       \
     rmsprop_dense_span_##T(param, grad, rms, mg, mom, n, c, centered, momentum,         \
-                           eps_in_sqrt);                                                \
-    return -1
+                           eps_in_sqrt)
 #define ROWS(T, centered, momentum, eps_in_sqrt)                                        \
-    return rmsprop_rows_span_##T(param, values, rms, mg, mom, rows, positions, n,       \
+    done = rmsprop_rows_span_##T(param, values, rms, mg, mom, rows, positions, n,       \
                                  n_rows, width, c, centered, momentum, eps_in_sqrt)
 #define DENSE_f32(a, b, e) DENSE(f32, a, b, e)
 #define DENSE_f64(a, b, e) DENSE(f64, a, b, e)
@@ -103,3 +101,36 @@ enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
 
 DOORS(f32, float)
 DOORS(f64, double)
+
+/* Whether the largest number of steps uses 63 powers, and is 2^63 - 1. */
+#define POWERS(T)                                                                       \
+    DOOR int most_steps_are_63_bits_##T(void);                                          \
+    DOOR int most_steps_are_63_bits_##T(void)                                           \
+    {                                                                                   \
+        const rmsprop_coef_##T c = rmsprop_coef_make_##T(1, 1, 1, 0, 1, 1, 1);          \
+        rmsprop_idle_##T powers[64], most;                                              \
+        powers[63].rho = powers[63].momentum = powers[63].reach = -7;                   \
+        rmsprop_idle_powers_##T(powers, c, ~0ULL);                                      \
+        if (powers[63].rho != -7)                                                       \
+            return 0;                                                                   \
+        most = rmsprop_idle_steps_##T(powers, ~0ULL);                                   \
+        return most.reach == rmsprop_idle_steps_##T(powers, ~0ULL >> 1).reach;          \
+    }
+POWERS(f32)
+POWERS(f64)
+
+DOOR long long missed_steps(long long made, long long by_all, long long by_row);
+DOOR long long missed_steps(long long made, long long by_all, long long by_row)
+{
+    return rmsprop_missed_steps(made, by_all, by_row);
+}
+
+/* The sum of what each flag, slot and variant is worth, from the header's own lists. */
+#define SUM_FLAG(name, bit) +(bit)
+#define SUM_SLOT(name, flag) +1
+DOOR int flags_and_slots(int *slots);
+DOOR int flags_and_slots(int *slots)
+{
+    *slots = RMSPROP_SLOTS(SUM_SLOT);
+    return RMSPROP_FLAGS(SUM_FLAG);
+}

@@ -127,6 +127,9 @@ RMSPROP_INLINE long long rmsprop_missed_steps(long long made, long long by_all,
     return made > done ? made - done : 0;
 }
 
+/* The most steps that may be missed, whatever number comes in. */
+#define RMSPROP_AT_MOST_63_BITS(steps) ((steps) >> 63 ? ~0ULL >> 1 : (steps))
+
 /* Duplicate rows are summed in runs of 32, then run by run: part of the result. */
 #define RMSPROP_SUM_RUN 32
 /* Columns summed at a time, in two such buffers on the stack. Not part of it. */

@@ -30,7 +30,8 @@ RMSPROP_NAME(idle_then)(RMSPROP_NAME(idle) a, RMSPROP_NAME(idle) b)
     return both;
 }
 
-/* powers[j] = 2^j steps, for every bit of most_steps. 63 of them are always enough. */
+/* powers[j] = 2^j steps, for every bit of most_steps. There are at most 63 of them: more
+ * than 2^63 - 1 steps count as so many, here and below. */
 RMSPROP_INLINE void RMSPROP_NAME(idle_powers)(RMSPROP_NAME(idle) *powers,
                                               RMSPROP_NAME(coef) c,
                                               unsigned long long most_steps)
@@ -40,19 +41,21 @@ RMSPROP_INLINE void RMSPROP_NAME(idle_powers)(RMSPROP_NAME(idle) *powers,
     const volatile RMSPROP_REAL rho = c.rho, momentum = c.momentum;
     powers->rho = (double)rho;
     powers->momentum = powers->reach = (double)momentum;
+    most_steps = RMSPROP_AT_MOST_63_BITS(most_steps);
     while ((most_steps >>= 1) != 0) {
         powers[1] = RMSPROP_NAME(idle_then)(powers[0], powers[0]);
         ++powers;
     }
 }
 
-/* Any number of steps up to most_steps: its bits, the lowest first. */
+/* Any number of steps up to most_steps: the bits of the number, the lowest first. */
 RMSPROP_INLINE RMSPROP_NAME(idle)
 RMSPROP_NAME(idle_steps)(const RMSPROP_NAME(idle) *powers, unsigned long long steps)
 {
     RMSPROP_NAME(idle) all;
     all.rho = all.momentum = 1;
     all.reach = 0;
+    steps = RMSPROP_AT_MOST_63_BITS(steps);
     for (; steps != 0; steps >>= 1, ++powers)
         if (steps & 1)
             all = RMSPROP_NAME(idle_then)(all, *powers);
