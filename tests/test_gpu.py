@@ -74,7 +74,7 @@ class Twins:
         """Compare variables, slots and counters."""
         for ours, expected in zip(self.device, self.host, strict=True):
             assert_same_bits(ours.get(), expected)
-        ours, theirs = self.opt._slots.to_save(), self.twin._slots.state()
+        ours, theirs = self.opt._slots.to_save(), self.twin._slots.to_save()
         assert ours["arrays"].keys() == theirs["arrays"].keys()
         for name, array in ours["arrays"].items():
             assert_same_bits(array, theirs["arrays"][name])

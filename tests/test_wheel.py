@@ -79,8 +79,8 @@ def test_sdist_holds_every_file_of_the_checkout_and_no_other(sdist: Path) -> Non
 
 def expected_files() -> set[str]:
     """Return what the wheel must hold of the package, as the sources say."""
-    files = {*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi"), *PACKAGE.rglob("*.cu")}
-    files.add(PACKAGE / "gpu" / "tables.h")  # which the .cu includes
+    files = {*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi"), *PACKAGE.rglob("*.cu*")}
+    files.add(PACKAGE / "gpu" / "tables.h")  # which the kernels include
     files |= {*PACKAGE.glob("*.pxd"), *(PACKAGE / "include").rglob("*.h")}
     files |= {PACKAGE / "py.typed"}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")

@@ -25,61 +25,39 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         uint64_t lr_address, scales, stop, skip
         int lr_is_f32
 
-    ctypedef struct rmsprop_dense:
-        rmsprop_scalars s
-        uint64_t *param
-        uint64_t *grad
-        uint64_t *rms
-        uint64_t *mg
-        uint64_t *mom
-        long long *size
-        unsigned *first
-        unsigned *scale
-        unsigned char *decays
-        int n
+    ctypedef struct rmsprop_var:
+        uint64_t param
+        uint64_t *slots
+        uint64_t grad
+        long long size
+        unsigned first, scale, decays
+        int pair, variable
 
-    ctypedef struct rmsprop_rows:
+    ctypedef struct rmsprop_table:
         rmsprop_scalars s
-        uint64_t *param
-        uint64_t *values
-        uint64_t *rms
-        uint64_t *mg
-        uint64_t *mom
-        uint64_t *indices
-        uint64_t *partial
-        long long *n_rows
-        long long *width
-        uint64_t *base
-        long long *start
-        unsigned *first
-        unsigned *first_run
-        unsigned *scale
-        int *pair
-        unsigned char *kind
-        unsigned char *decays
-        unsigned char *lanes
+        # `any` is a function of Python's
+        uint64_t sums, squares, is_any "any", nonfinite
+        rmsprop_var *var
+        int n
+        unsigned n_chunks
+
+    ctypedef struct rmsprop_var_rows:
+        long long n_rows, width, start
+        uint64_t base, indices, partial, steps, row_steps
+        unsigned first_run
+        unsigned char kind, lanes
+
+    ctypedef struct rmsprop_rows_table:
+        rmsprop_scalars s
+        rmsprop_idle_f32 *missed_f32 "missed.f32"
+        rmsprop_idle_f64 *missed_f64 "missed.f64"
+        rmsprop_var *var
+        rmsprop_var_rows *rows
         uint64_t occurrences, fault
-        long long step
+        long long n_items, step
         int n
-
-    ctypedef struct rmsprop_idle_rows:
-        rmsprop_scalars s
-        rmsprop_idle_f32 *idle_f32
-        rmsprop_idle_f64 *idle_f64
-        uint64_t *param
-        uint64_t *rms
-        uint64_t *mg
-        uint64_t *mom
-        uint64_t *steps
-        uint64_t *row_steps
-        long long *width
-        long long *pieces
-        uint64_t *base
-        long long *start
-        unsigned *first
-        unsigned char *lanes
-        uint64_t occurrences
-        int made, is_all, n
+        unsigned n_chunks, n_run_chunks
+        int made, is_all
 
     ctypedef struct rmsprop_nonfinite:
         uint64_t count
@@ -102,24 +80,13 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         long long n, tile
         int n_tiles, shift, n_passes
 
-    ctypedef struct rmsprop_gradients:
-        uint64_t *grad
-        long long *size
-        unsigned *first
-        unsigned *scale
-        int *pair
-        int *variable
-        # `any` is a function of Python's
-        uint64_t sums, squares, is_any "any", nonfinite
-        int n
-
-    ctypedef struct rmsprop_norm_scales:
+    ctypedef struct rmsprop_norms:
         uint64_t squares, scales
         long long n
         double factor, norm
         int is_global
 
-    ctypedef struct rmsprop_verdict:
+    ctypedef struct rmsprop_finite_check:
         uint64_t stop, is_any "any", nonfinite, fault
         long long n, step
         int skips

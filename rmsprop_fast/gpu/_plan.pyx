@@ -1,41 +1,38 @@
-"""A step's arrays on devices: every rule tested, then the kernels' parameters filled.
+"""A step on devices: what there is to launch, and the kernels' parameters.
 
-The counterpart of `cpu._step` for CuPy's arrays, which this module knows by their public
-attributes alone: it is compiled and imported without CuPy. The tests here say only yes
-or no; `step_rules` words the error.
+`cpu._records` knows the bound variables and tests the rules. This module puts a step's
+entries into groups that launch together, and fills a table for each launch.
 """
 
 cimport numpy as cnp
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.ref cimport PyObject
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from rmsprop_fast.cpu._extents cimport Extents
-from rmsprop_fast.header cimport RMSPROP_CENTERED as CENTERED, RMSPROP_MOMENTUM as MOMENTUM
+from rmsprop_fast.cpu._gradients cimport Gradient
+from rmsprop_fast.cpu._records cimport HOST, Buffer, Entries, Entry, Record, Records
+from rmsprop_fast.cpu._sort cimport Indices
+from rmsprop_fast.cpu._spans cimport Coef, F32, F64, N_DTYPES, param_size
+from rmsprop_fast.cpu._step cimport StepArguments
+from rmsprop_fast.cpu._tasks cimport Variable
 from rmsprop_fast.header cimport (
-    rmsprop_coef_make_f32, rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
-    rmsprop_idle_powers_f32, rmsprop_idle_powers_f64,
+    RMSPROP_CENTERED, RMSPROP_MOMENTUM, RMSPROP_N_SLOTS, rmsprop_idle_powers_f32,
+    rmsprop_idle_powers_f64, rmsprop_needs_slot,
 )
 
-from weakref import ref
-
 import numpy as np
-
-from rmsprop_fast import backends
-from rmsprop_fast.indexed_slices import IndexedSlices
 
 cnp.import_array()
 
 THREADS = RMSPROP_THREADS
 DIGITS = RMSPROP_DIGITS
-IDLE_BITS = CENTERED | MOMENTUM  # of a variant: what a gradient of zero depends on
+ZERO_GRADIENT = RMSPROP_CENTERED | RMSPROP_MOMENTUM  # the flags it depends on
 NONFINITE_FOUND = RMSPROP_NONFINITE_FOUND
+DTYPES = range(N_DTYPES)
 
 cdef enum:
     ALIGNMENT = 16  # bytes of a kernel's widest access
+    WARP = 32
 
 
 cdef class Table:
@@ -104,693 +101,414 @@ cdef class Fault:
 FAULT_SIZE, NONFINITE_SIZE = sizeof(rmsprop_fault), sizeof(rmsprop_nonfinite)
 
 
-cdef class Record:
-    """A bound variable on a device, and its slots."""
-
-    cdef object var, slots      # they must outlive their addresses
-    cdef object seen            # the caller's own array that was found to be `var`
-    cdef object shape, dtype
-    cdef Py_ssize_t index
-    cdef uint64_t address, rms, mom, mg
-    cdef uint64_t steps_made, row_steps  # see `slots.Slots`
-    cdef long long size, n_rows, width
-    cdef int device, is_double
-    cdef bint decays
-    cdef object grad_seen       # a weak reference to a dense gradient that fits
-    cdef uint64_t grad_address  # of the last that did
-    cdef uint64_t grad          # the last gradient whose addresses were found free
-    cdef Py_ssize_t grad_epoch
-    cdef Py_ssize_t step, meetings
+# What launches together.
+ctypedef struct Group:
+    int device
+    Py_ssize_t repeat
+    bint is_sparse
+    int dtype
 
 
-cdef struct Entry:
-    PyObject *record            # NULL: only its gradient matters
-    int device, is_double
-    uint64_t grad               # or values
-    uint64_t indices
-    long long size              # elements of grad or values
-    long long n                 # occurrences
-    int kind                    # of integer
-    int pair
-    unsigned scale              # place among its device's gradients
-    Py_ssize_t group
+# Where an entry is among the others.
+ctypedef struct Place:
+    Group group
+    unsigned scale              # among the gradients of its device
 
 
-cdef uint64_t _address(array) except? 1:
-    return 0 if array is None else array.data.ptr
+cdef inline bint _is_same(const Group *a, const Group *b) noexcept:
+    return (a.device == b.device and a.repeat == b.repeat
+            and a.is_sparse == b.is_sparse and a.dtype == b.dtype)
 
 
-cdef inline bint _is_contiguous(array) except -1:
-    # CuPy's flags make an object first: ten times slower.
-    try:
-        return array._c_contiguous
-    except AttributeError:
-        return array.flags.c_contiguous
+cdef inline Group _group(tuple group) except *:
+    return Group(group[0], group[1], group[2], group[3])
 
 
-cdef int _kind(dtype) except -2:
-    """Return the kernels' number of an integer dtype, -1 for another."""
-    cdef str kind = dtype.kind
-    cdef int size = dtype.itemsize
-    if kind != "i" and kind != "u" or not dtype.isnative:
-        return -1
-    return 2 * (size.bit_length() - 1) + (kind == "u")
+cdef int _kind(const Indices *indices) noexcept:
+    """Return the kernels' number of an integer dtype."""
+    cdef Py_ssize_t size = indices.stride  # contiguous
+    cdef int kind = cnp.PyTypeNum_ISUNSIGNED(indices.typenum)
+    while size > 1:
+        size //= 2
+        kind += 2
+    return kind
 
 
-cdef unsigned char _lanes(long long width, int is_double) noexcept:
+cdef unsigned char _lanes(long long width, int dtype) noexcept:
     """Return how many threads share a row: those of its 16-byte packs, at most a warp."""
-    cdef long long packs = (width * (8 if is_double else 4) + 15) // 16
+    cdef long long packs = _blocks(width * param_size(dtype), ALIGNMENT)
     cdef unsigned char lanes = 1
-    while lanes < 32 and lanes < packs:
+    while lanes < WARP and lanes < packs:
         lanes *= 2
     return lanes
 
 
+cdef inline long long _blocks(long long n, long long each) noexcept:
+    return (n + each - 1) // each
+
+
+cdef inline uint64_t _address(const void *address) noexcept:
+    return <uint64_t> <size_t> address
+
+
 cdef class Plan:
-    """The bound variables on devices, and one step over them.
+    """One step over the variables on devices, or another kind of work on them.
 
     Parameters
     ----------
-    by_key : dict of int to int
-        From an array's address to its index, kept by `slots.Slots`.
-    extents : Extents
-        The addresses of every bound variable and slot, kept by `slots.Slots`.
-    silent : set of frozenset of (address, shape, strides)
-        Sets of variables whose missing gradients were warned about.
+    records : Records
+        The bound variables, and the entries of the collected step.
     array_type : type
-        CuPy's ndarray.
+        cupy.ndarray.
+
+    Attributes
+    ----------
+    groups : list of (device, repeat, is_sparse, dtype)
+        What launches together, in the order of the entries. `repeat` counts the updates
+        of one variable within the step.
     """
 
-    cdef dict by_key
-    cdef Extents extents
-    cdef set silent
-    cdef dict records           # by index
-    cdef list order             # the records as they were bound
-    cdef Entry *entries
-    cdef Py_ssize_t capacity, n
-    cdef Py_ssize_t epoch, steps
-    cdef type array_type
+    cdef Records records
+    cdef Entries entries        # of the step, or own ones
+    cdef Buffer places
     cdef rmsprop_scalars scalars
-    cdef rmsprop_idle_f32[RMSPROP_COUNT_BITS] idle_f32
-    cdef rmsprop_idle_f64[RMSPROP_COUNT_BITS] idle_f64
-    # Of the collected step: what is left to the host, and the launches' common traits,
-    # (device, turn, is_sparse, is_double), in the order they were met.
-    cdef readonly list host_pairs, groups
+    cdef rmsprop_idle_f32[RMSPROP_COUNT_BITS] missed_f32  # the factors of 2^j missed steps
+    cdef rmsprop_idle_f64[RMSPROP_COUNT_BITS] missed_f64
+    cdef readonly list groups
 
-    def __init__(self, dict by_key, Extents extents, set silent, type array_type):
-        self.by_key = by_key
-        self.extents = extents
-        self.silent = silent
-        self.array_type = array_type
-        self.records = {}
-        self.order = []
-        self.host_pairs = []
+    def __init__(self, Records records, type array_type):
+        self.records = records
+        self.entries = Entries()
+        self.places = Buffer()
         self.groups = []
-
-    def __dealloc__(self):
-        free(self.entries)
-
-    def bind(
-        self, Py_ssize_t index, var, rms, momentum, mg, steps=None, row_steps=None,
-        bint decays=True,
-    ):
-        """Note where variable `index` and its slots are; again when it gets a slot."""
-        cdef Record record = self.records.get(index)
-        self.epoch += 1
-        if record is None:
-            record = self.records[index] = Record()
-            self.order.append(record)
-        record.var = var
-        record.seen = record.grad_seen = None
-        record.decays = decays
-        record.index = index
-        record.slots = (rms, momentum, mg, steps, row_steps)
-        record.shape = var.shape
-        record.dtype = var.dtype
-        record.is_double = var.dtype.itemsize == 8
-        record.address = _address(var)
-        record.rms = _address(rms)
-        record.mom = _address(momentum)
-        record.mg = _address(mg)
-        record.steps_made = _address(steps)
-        record.row_steps = _address(row_steps)
-        record.device = backends.device_id(var)
-        record.size = var.size
-        record.n_rows = var.shape[0] if var.ndim else 1
-        record.width = record.size // max(record.n_rows, 1)
+        records.device_array = array_type
 
     @property
-    def dtypes(self):
-        """What bound variables are there: (device, is_double), each once."""
-        cdef Record record
-        return list(dict.fromkeys(
-            [(record.device, record.is_double) for record in self.order]))
+    def has_host(self):
+        """Whether the collected step has gradients on the host."""
+        return self.records.host.n > 0
 
-    # --- The rules --------------------------------------------------------------------
+    cdef inline const Variable *_var(self, Py_ssize_t k) noexcept:
+        return &self.records.records[self.entries.entries[k].record].var
 
-    cdef Record _find(self, var, Py_ssize_t hint):
-        """Return the record that `var` is the array of, or None."""
-        cdef Record record
-        if hint < PyList_GET_SIZE(self.order):
-            record = <Record> PyList_GET_ITEM(self.order, hint)
-            if record.seen is var:
-                return record
-        address = var.data.ptr
-        index = self.by_key.get(address if var.size else (address, var.shape))
-        if index is None:
-            return None
-        record = self.records.get(index)
-        if (record is None or var.shape != record.shape or var.dtype != record.dtype
-                or not _is_contiguous(var)):
-            return None
-        record.seen = var
-        return record
+    cdef inline Place *_places(self) noexcept:
+        return <Place *> self.places.data
 
-    cdef bint _has_slots(self, Record record, int variant) noexcept:
-        if record.size == 0:
-            return True  # its slots have no address
-        return record.rms != 0 and (record.mg != 0 or not variant & CENTERED) and (
-            record.mom != 0 or not variant & MOMENTUM)
+    # --- What there is to do ----------------------------------------------------------
 
-    cdef bint _is_free(self, Record record, uint64_t address, long long size):
-        """Whether a gradient's memory is surely no variable's and no slot's."""
-        cdef Py_ssize_t item = 8 if record.is_double else 4
-        if record.grad == address and record.grad_epoch == self.epoch:
-            return True
-        if size and self.extents.touches(address, address + size * item):
-            return False
-        if size == record.size:
-            record.grad = address
-            record.grad_epoch = self.epoch
-        return True
+    def use_collected(self):
+        """Plan the step that was collected last."""
+        self.entries = self.records.device
+        self._arrange()
 
-    cdef bint _takes_array(self, Record record, Entry *entry, grad) except -1:
-        """Whether a dense gradient fits the record."""
-        cdef object data, dtype
-        entry.size = record.size
-        if record.grad_seen is not None and record.grad_seen() is grad:
-            entry.grad = record.grad_address  # what is asked below never changes
-            return True
-        if not isinstance(grad, self.array_type):
-            return False
-        data = grad.data
-        dtype = grad.dtype
-        if (dtype is not record.dtype and dtype != record.dtype
-                or grad.shape != record.shape or not _is_contiguous(grad)
-                or data.device_id != record.device):
-            return False
-        entry.grad = data.ptr
-        # A buffer that is used again, it seems: the next time it need not be asked.
-        record.grad_seen = ref(grad) if entry.grad == record.grad_address else None
-        record.grad_address = entry.grad
-        return True
-
-    cdef bint _takes_slices(self, Record record, Entry *entry, slices) except -1:
-        """Whether row-sparse `slices` fit the record; the device tests the rows."""
-        cdef object values = slices._values
-        cdef object indices = slices._indices
-        cdef object dense_shape = slices._dense_shape
-        if (not isinstance(values, self.array_type)
-                or not isinstance(indices, self.array_type)
-                or values.dtype != record.dtype or not record.shape
-                or values.ndim != len(record.shape)
-                or values.shape[1:] != record.shape[1:] or indices.ndim != 1
-                or indices.size != values.shape[0]
-                or not _is_contiguous(values) or not _is_contiguous(indices)
-                or values.data.device_id != record.device
-                or indices.data.device_id != record.device):
-            return False
-        entry.kind = _kind(indices.dtype)
-        if entry.kind < 0 or dense_shape is not None and dense_shape != record.shape:
-            return False
-        entry.grad = values.data.ptr
-        entry.size = values.size
-        entry.indices = indices.data.ptr
-        entry.n = indices.size
-        return True
-
-    cdef Py_ssize_t _group(self, Record record, bint is_sparse, Py_ssize_t turn) except -1:
-        """Return the number of the group of launches that an entry belongs to."""
-        cdef tuple group = (record.device, turn, is_sparse, record.is_double)
-        if group not in self.groups:
-            self.groups.append(group)
-        return self.groups.index(group)
-
-    cdef int _reserve(self, Py_ssize_t n) except -1:
-        if n > self.capacity:
-            free(self.entries)
-            self.capacity = 0
-            self.entries = <Entry *> malloc(n * sizeof(Entry))
-            if self.entries == NULL:
-                raise MemoryError
-            self.capacity = n
-        return 0
-
-    def collect(self, list pairs, int variant, bint overlaps_checked):
-        """Test every rule about devices; return whether none is broken.
-
-        `host_pairs` are then the pairs whose rules the host's step tests, `groups` say
-        what there is to launch. Nothing has changed.
-
-        Parameters
-        ----------
-        pairs : list of (gradient, variable) tuples
-            Nobody else holds the list.
-        variant : int
-            The sum of CENTERED (1), MOMENTUM (2) and EPS_IN_SQRT (4).
-        overlaps_checked : bool
-            Do not look for gradients that overlap a variable or a slot.
-        """
-        cdef Py_ssize_t n = PyList_GET_SIZE(pairs), k, used = 0
-        cdef object pair, grad, var
-        cdef list missing = None, host = []
-        cdef Record record, before = None
-        cdef Entry *entry
-        self._reserve(n)
-        self.steps += 1
-        self.n = 0
-        self.groups = []
-        for k in range(n):
-            pair = <object> PyList_GET_ITEM(pairs, k)
-            if not PyTuple_CheckExact(pair) or PyTuple_GET_SIZE(pair) != 2:
-                return False
-            grad = <object> PyTuple_GET_ITEM(pair, 0)
-            var = <object> PyTuple_GET_ITEM(pair, 1)
-            if grad is None:
-                if missing is None:
-                    missing = []
-                if not backends.is_array(var):
-                    return False
-                missing.append((backends.address(var), var.shape, var.strides))
-                continue
-            if cnp.PyArray_Check(var):
-                host.append(pair)
-                continue
-            if not isinstance(var, self.array_type):
-                return False
-            record = self._find(var, used)
-            if record is None or not self._has_slots(record, variant):
-                return False
-            entry = &self.entries[used]
-            entry.indices = 0
-            entry.n = 0
-            entry.kind = -1
-            if type(grad) is IndexedSlices:
-                if not self._takes_slices(record, entry, grad):
-                    return False
-            elif not self._takes_array(record, entry, grad):
-                return False
-            if not overlaps_checked and not self._is_free(record, entry.grad, entry.size):
-                return False
-            if record.step != self.steps:
-                record.step = self.steps
-                record.meetings = 0
-            entry.record = <PyObject *> record
-            entry.device = record.device
-            entry.is_double = record.is_double
-            entry.pair = k
-            if (before is not None and record.meetings == 0 and entry.kind == -1
-                    and self.entries[used - 1].kind == -1
-                    and before.meetings == 1 and before.device == record.device
-                    and before.is_double == record.is_double):
-                entry.group = self.entries[used - 1].group
-            else:
-                entry.group = self._group(record, entry.kind != -1, record.meetings)
-            record.meetings += 1
-            before = record
-            used += 1
-        if missing is not None and frozenset(missing) not in self.silent:
-            return False
-        if used == 0 and not host:
-            return False
-        self._number(used)
-        self.n = used
-        self.host_pairs = host
-        return True
-
-    cdef int _number(self, Py_ssize_t n) except -1:
-        """Count each device's gradients in their order."""
+    def use_gradients(self, list grads):
+        """Plan work on arrays as they are, without variables."""
+        cdef Gradient *grad
         cdef Py_ssize_t k
-        cdef dict counts = {}
-        for k in range(n):
-            self.entries[k].scale = counts.get(self.entries[k].device, 0)
-            counts[self.entries[k].device] = self.entries[k].scale + 1
-        return 0
-
-    def collect_gradients(self, list grads):
-        """Take arrays as they are; `fill_gradients` and `fill_take` then read them."""
-        cdef Entry *entry
-        cdef Py_ssize_t k
-        self._reserve(len(grads))
+        self.entries = Entries()
+        self.entries.reserve(len(grads))
         for k in range(len(grads)):
-            entry = &self.entries[k]
-            entry.record = NULL
-            entry.device = grads[k].data.device_id
-            entry.is_double = grads[k].dtype.itemsize == 8
-            entry.grad = grads[k].data.ptr
-            entry.size = grads[k].size
-            entry.pair = k
-        self.n = len(grads)
-        self.groups = []
-        self._number(self.n)
+            memset(&self.entries.entries[k], 0, sizeof(Entry))
+            self.entries.entries[k].record = -1
+            self.entries.entries[k].device = grads[k].data.device_id
+            self.entries.entries[k].pair = k
+            grad = &self.entries.grads[k]
+            grad.dtype = F32 if grads[k].dtype.num == cnp.NPY_FLOAT else F64
+            grad.data = <const char *> <size_t> grads[k].data.ptr
+            grad.size = grads[k].size
+        self.entries.n = len(grads)
+        self._arrange()
 
-    def collect_idle(self, list indices, int variant, rows=None):
-        """Take the variables of `indices` that are here, to let rows catch up.
+    def use_missed_steps(self, list indices, int variant, rows=None):
+        """Plan that the variables of `indices` that are on devices catch up.
 
-        `rows`, a device's array of any integer dtype, are of the one variable.
+        `rows`, an array of integers on a device, are those of the one variable.
         """
-        cdef Record record
+        cdef Py_ssize_t index, n = 0
+        cdef Record *record
         cdef Entry *entry
-        cdef Py_ssize_t index
-        self._reserve(len(indices))
-        self.n = 0
-        self.groups = []
+        self.entries = Entries()
+        self.entries.reserve(len(indices))
         for index in indices:
-            record = self.records.get(index)
-            if record is None or rows is None and record.row_steps == 0:
+            record = &self.records.records[index]
+            # With another variant before, all rows caught up when it was set.
+            if record.device == HOST or not _has_slots(&record.var, variant):
                 continue
-            if not self._has_slots(record, variant):
-                continue  # all its rows caught up when the variant was set
-            entry = &self.entries[self.n]
+            if rows is None and record.var.counts.row == NULL:
+                continue
+            entry = &self.entries.entries[n]
             memset(entry, 0, sizeof(Entry))
-            entry.record = <PyObject *> record
+            memset(&self.entries.grads[n], 0, sizeof(Gradient))
+            entry.record = index
             entry.device = record.device
-            entry.is_double = record.is_double
             entry.pair = -1
+            self.entries.grads[n].dtype = record.var.dtype
             if rows is not None:
-                entry.kind = _kind(rows.dtype)
-                entry.indices = rows.data.ptr
-                entry.n = rows.size
-            entry.group = self._group(record, rows is not None, 0)
-            self.n += 1
+                entry.is_sparse = True
+                entry.indices = Indices(
+                    <const char *> <size_t> rows.data.ptr, rows.dtype.itemsize,
+                    rows.dtype.num, rows.size, record.var.n_rows)
+            n += 1
+        self.entries.n = n
+        self._arrange()
 
-    # --- The work ---------------------------------------------------------------------
-
-    def set_scalars(
-        self, double lr, double rho, double momentum, double epsilon, double weight_decay,
-        double factor, double clip, uint64_t lr_address=0, bint lr_is_f32=False,
-    ):
-        """Set the step's numbers; with `lr_address`, `lr` divides what is there."""
-        self.scalars.lr = lr
-        self.scalars.rho = rho
-        self.scalars.momentum = momentum
-        self.scalars.epsilon = epsilon
-        self.scalars.weight_decay = weight_decay
-        self.scalars.factor = factor
-        self.scalars.clip = clip
-        self.scalars.lr_address = lr_address
-        self.scalars.lr_is_f32 = lr_is_f32
-
-    def set_idle_powers(self, double rho, double momentum):
-        """Prepare what rows catch up by."""
-        rmsprop_idle_powers_f32(
-            self.idle_f32, rmsprop_coef_make_f32(0, rho, momentum, 0, 1, 1, 0),
-            (<uint64_t> 1 << RMSPROP_COUNT_BITS) - 1)
-        rmsprop_idle_powers_f64(
-            self.idle_f64, rmsprop_coef_make_f64(0, rho, momentum, 0, 1, 1, 0),
-            (<uint64_t> 1 << RMSPROP_COUNT_BITS) - 1)
-
-    def use(self, uint64_t stop, uint64_t scales=0, uint64_t skip=0):
-        """Set the addresses, on the device to be filled for, of flags and of norms."""
-        self.scalars.stop = stop
-        self.scalars.scales = scales
-        self.scalars.skip = skip
+    cdef int _arrange(self) except -1:
+        """Find the groups, and count each device's gradients in their order."""
+        cdef dict groups = {}, counts = {}
+        cdef Py_ssize_t k
+        cdef Entry *entry
+        cdef Place *place = <Place *> self.places.reserve(self.entries.n * sizeof(Place))
+        for k in range(self.entries.n):
+            entry = &self.entries.entries[k]
+            place[k].group = Group(
+                entry.device, entry.repeat, entry.is_sparse, self.entries.grads[k].dtype)
+            if k > 0 and _is_same(&place[k].group, &place[k - 1].group):
+                place[k].scale = place[k - 1].scale + 1  # quicker
+                continue
+            if k > 0:
+                counts[place[k - 1].group.device] = place[k - 1].scale + 1
+            place[k].scale = counts.get(entry.device, 0)
+            groups[(entry.device, entry.repeat, bool(entry.is_sparse),
+                    place[k].group.dtype)] = None
+        self.groups = list(groups)
+        return 0
 
     def count(self, int device):
         """Return a device's number of gradients and of blocks whose squares are summed."""
         cdef Py_ssize_t k, n = 0, n_blocks = 0
-        for k in range(self.n):
-            if self.entries[k].device == device:
+        for k in range(self.entries.n):
+            if self.entries.entries[k].device == device:
                 n += 1
-                n_blocks += _norm_blocks(self.entries[k].size)
+                n_blocks += _blocks(self.entries.grads[k].size, RMSPROP_NORM_BLOCK)
         return n, n_blocks
 
-    def fill_dense(self, tuple group, Py_ssize_t start):
-        """Return a table of a group's updates from entry `start` on.
+    # --- Scalars ----------------------------------------------------------------------
 
-        And the entry to go on from, -1 after the last, and the number of chunks.
+    def set_scalars(
+        self, StepArguments arguments, uint64_t lr_address=0, bint lr_is_f32=False,
+    ):
+        """Set the numbers; with `lr_address` the rate divides what is there."""
+        cdef Coef coef = arguments.coef()
+        cdef uint64_t most = (<uint64_t> 1 << RMSPROP_COUNT_BITS) - 1
+        self.scalars.lr = arguments.learning_rate
+        self.scalars.rho = arguments.rho
+        self.scalars.momentum = arguments.momentum
+        self.scalars.epsilon = arguments.epsilon
+        self.scalars.weight_decay = arguments.weight_decay
+        self.scalars.factor = arguments.factor
+        self.scalars.clip = arguments.clipvalue
+        self.scalars.lr_address = lr_address
+        self.scalars.lr_is_f32 = lr_is_f32
+        if self.records.counts_rows:
+            rmsprop_idle_powers_f32(self.missed_f32, coef.f32, most)
+            rmsprop_idle_powers_f64(self.missed_f64, coef.f64, most)
+
+    def set_addresses(self, uint64_t stop, uint64_t scales=0, uint64_t skip=0):
+        """Set where the flags and the norms are on the device to be filled for."""
+        self.scalars.stop = stop
+        self.scalars.scales = scales
+        self.scalars.skip = skip
+
+    # --- Tables -----------------------------------------------------------------------
+
+    cdef void _fill(self, rmsprop_var *t, Py_ssize_t k, unsigned first) noexcept:
+        """Describe entry k: its variable, if it has one, and its gradient."""
+        cdef const Variable *var
+        cdef int slot
+        t.grad = _address(self.entries.grads[k].data)
+        t.size = self.entries.grads[k].size
+        t.first = first
+        t.scale = self._places()[k].scale
+        t.pair = <int> self.entries.entries[k].pair
+        t.variable = <int> self.entries.entries[k].record
+        if t.variable < 0:
+            return
+        var = self._var(k)
+        t.param = _address(var.param)
+        for slot in range(RMSPROP_N_SLOTS):
+            t.slots[slot] = _address(var.slots[slot])
+        t.decays = var.decays
+
+    def fill(self, tuple group, Py_ssize_t start, list outs=None):
+        """Return a table of a group's gradients from entry `start` on.
+
+        And the entry to go on from, -1 after the last, and the number of chunks. With
+        `outs`, an array for each entry, clipped gradients are to be written there.
         """
-        cdef Table table = Table(sizeof(rmsprop_dense))
-        cdef rmsprop_dense *t = <rmsprop_dense *> table.data
-        cdef Py_ssize_t wanted = self.groups.index(group), k
-        cdef Record record
-        cdef unsigned chunks = 0
-        cdef int n = 0
+        cdef Table table = Table(sizeof(rmsprop_table))
+        cdef rmsprop_table *t = <rmsprop_table *> table.data
+        cdef Group wanted = _group(group)
+        cdef Py_ssize_t k
         t.s = self.scalars
-        for k in range(start, self.n):
-            if self.entries[k].group != wanted:
+        for k in range(start, self.entries.n):
+            if not _is_same(&self._places()[k].group, &wanted):
                 continue
-            if n == RMSPROP_TABLE:
+            if t.n == RMSPROP_TABLE:
                 break
-            record = <Record> self.entries[k].record
-            t.param[n] = record.address
-            t.grad[n] = self.entries[k].grad
-            t.rms[n] = record.rms
-            t.mg[n] = record.mg
-            t.mom[n] = record.mom
-            t.size[n] = record.size
-            t.scale[n] = self.entries[k].scale
-            t.decays[n] = record.decays
-            t.first[n] = chunks
-            chunks += <unsigned> _chunks(record.size, RMSPROP_CHUNK)
-            n += 1
+            self._fill(&t.var[t.n], k, t.n_chunks)
+            if outs is not None:
+                t.var[t.n].param = outs[k].data.ptr
+            t.n_chunks += <unsigned> _blocks(t.var[t.n].size, RMSPROP_CHUNK)
+            t.n += 1
         else:
             k = -1
-        t.first[n] = chunks
-        t.n = n
-        return table.array, k, chunks
+        return table.array, k, t.n_chunks
 
-    def fill_gradients(
-        self, int device, int is_double, Py_ssize_t start, uint64_t sums,
-        uint64_t squares, uint64_t is_any, uint64_t nonfinite,
+    def fill_norms(
+        self, int device, int dtype, Py_ssize_t start, uint64_t sums, uint64_t squares,
+        uint64_t is_any, uint64_t nonfinite,
     ):
         """Return a table of a device's gradients of a dtype from entry `start` on.
 
         And the entry to go on from, -1 after the last, the number of gradients and of
         blocks.
         """
-        cdef Table table = Table(sizeof(rmsprop_gradients))
-        cdef rmsprop_gradients *t = <rmsprop_gradients *> table.data
+        cdef Table table = Table(sizeof(rmsprop_table))
+        cdef rmsprop_table *t = <rmsprop_table *> table.data
         cdef Py_ssize_t k
-        cdef unsigned blocks = 0
-        cdef int n = 0
-        for k in range(start, self.n):
-            if (self.entries[k].device != device
-                    or self.entries[k].is_double != is_double):
+        for k in range(start, self.entries.n):
+            if (self.entries.entries[k].device != device
+                    or self.entries.grads[k].dtype != dtype):
                 continue
-            if n == RMSPROP_TABLE:
+            if t.n == RMSPROP_TABLE:
                 break
-            t.grad[n] = self.entries[k].grad
-            t.size[n] = self.entries[k].size
-            t.scale[n] = self.entries[k].scale
-            t.pair[n] = self.entries[k].pair
-            if self.entries[k].record != NULL:
-                t.variable[n] = (<Record> self.entries[k].record).index
-            t.first[n] = blocks
-            blocks += <unsigned> _norm_blocks(self.entries[k].size)
-            n += 1
+            self._fill(&t.var[t.n], k, t.n_chunks)
+            t.n_chunks += <unsigned> _blocks(t.var[t.n].size, RMSPROP_NORM_BLOCK)
+            t.n += 1
         else:
             k = -1
-        t.first[n] = blocks
         t.sums = sums
         t.squares = squares
         t.is_any = is_any
         t.nonfinite = nonfinite
-        t.n = n
-        return table.array, k, n, blocks
+        return table.array, k, t.n, t.n_chunks
 
-    def fill_rows(self, tuple group, Py_ssize_t start):
-        """Return a table of a group's row-sparse updates from entry `start` on.
+    def fill_rows(self, tuple group, Py_ssize_t start, int made):
+        """Return a table of a group's rows from entry `start` on.
 
-        And the entry to go on from, -1 after the last; the numbers of occurrences and
-        of keys, the bytes that sums of runs need; the chunks of rows and of runs.
-        `place_rows` completes the table.
+        Those of a row-sparse gradient, or else all rows of the variables, which catch
+        up. `made` is how many steps the variables make now. The numbers that go with the
+        table are its attributes; `next` is the entry to go on from, -1 after the last.
         """
-        cdef Table table = Table(sizeof(rmsprop_rows))
-        cdef rmsprop_rows *t = <rmsprop_rows *> table.data
-        cdef Py_ssize_t wanted = self.groups.index(group), k
-        cdef Record record
-        cdef uint64_t keys = 0, partial = 0
-        cdef long long n_runs, groups, occurrences = 0
-        cdef unsigned chunks = 0, run_chunks = 0
-        cdef int n = 0
-        for k in range(start, self.n):
-            if self.entries[k].group != wanted:
+        cdef RowsTable table = RowsTable(sizeof(rmsprop_rows_table))
+        cdef rmsprop_rows_table *t = <rmsprop_rows_table *> table.data
+        cdef Group wanted = _group(group)
+        cdef Py_ssize_t k
+        t.made = made
+        t.is_all = not wanted.is_sparse
+        if wanted.dtype == F32:
+            memcpy(t.missed_f32, self.missed_f32, sizeof(self.missed_f32))
+        else:
+            memcpy(t.missed_f64, self.missed_f64, sizeof(self.missed_f64))
+        for k in range(start, self.entries.n):
+            if not _is_same(&self._places()[k].group, &wanted):
                 continue
-            if n == RMSPROP_ROWS_TABLE:
+            if t.n == RMSPROP_ROWS_TABLE:
                 break
-            record = <Record> self.entries[k].record
-            t.param[n] = record.address
-            t.values[n] = self.entries[k].grad
-            t.rms[n] = record.rms
-            t.mg[n] = record.mg
-            t.mom[n] = record.mom
-            t.indices[n] = self.entries[k].indices
-            t.partial[n] = partial
-            t.n_rows[n] = record.n_rows
-            t.width[n] = record.width
-            t.base[n] = keys
-            t.start[n] = occurrences
-            t.first[n] = chunks
-            t.first_run[n] = run_chunks
-            t.scale[n] = self.entries[k].scale
-            t.pair[n] = self.entries[k].pair
-            t.kind[n] = self.entries[k].kind
-            t.decays[n] = record.decays
-            t.lanes[n] = _lanes(record.width, record.is_double)
-            groups = RMSPROP_THREADS // t.lanes[n]
-            keys += record.n_rows
-            occurrences += self.entries[k].n
-            chunks += <unsigned> _chunks(self.entries[k].n, groups * RMSPROP_ROWS_EACH)
-            if self.entries[k].n > RMSPROP_SUM_RUN and self.entries[k].grad != 0:
-                n_runs = _chunks(self.entries[k].n, RMSPROP_SUM_RUN)
-                run_chunks += <unsigned> _chunks(n_runs, groups)
-                partial += n_runs * record.width * (8 if record.is_double else 4)
-                partial += -partial % ALIGNMENT
-            n += 1
+            self._fill(&t.var[t.n], k, t.n_chunks)
+            self._fill_rows(&t.rows[t.n], k, t, table)
+            t.n += 1
         else:
             k = -1
-        t.start[n] = occurrences
-        t.first[n] = chunks
-        t.first_run[n] = run_chunks
-        t.n = n
-        return table, k, occurrences, keys, partial, chunks, run_chunks
-
-    def place_rows(
-        self, Table table, uint64_t partial, uint64_t occurrences, uint64_t fault,
-        long long step,
-    ):
-        """Set where a table's scratch lies, and what a fault reports."""
-        cdef rmsprop_rows *t = <rmsprop_rows *> table.data
-        cdef int k
-        t.s = self.scalars
-        for k in range(t.n):
-            t.partial[k] += partial
-        t.occurrences = occurrences
-        t.fault = fault
-        t.step = step
-
-    def read_rows(self, Table table, uint64_t occurrences):
-        """Return a copy of the table that reads its occurrences, sorted, from there."""
-        cdef Table copy = Table(sizeof(rmsprop_rows))
-        memcpy(copy.data, table.data, sizeof(rmsprop_rows))
-        (<rmsprop_rows *> copy.data).occurrences = occurrences
-        return copy.array
-
-    cdef Table _idle_table(self, int made, bint is_all):
-        cdef Table table = Table(sizeof(rmsprop_idle_rows))
-        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> table.data
-        t.s = self.scalars
-        memcpy(t.idle_f32, self.idle_f32, sizeof(self.idle_f32))
-        memcpy(t.idle_f64, self.idle_f64, sizeof(self.idle_f64))
-        t.made = made
-        t.is_all = is_all
+        table.next = k
         return table
 
-    cdef int _describe_idle(self, rmsprop_idle_rows *t, int n, Record record) except -1:
-        """Set what both kinds of idle table have of variable n."""
-        t.param[n] = record.address
-        t.rms[n] = record.rms
-        t.mg[n] = record.mg
-        t.mom[n] = record.mom
-        t.steps[n] = record.steps_made
-        t.row_steps[n] = record.row_steps
-        t.width[n] = record.width
-        t.pieces[n] = _chunks(record.width, RMSPROP_CHUNK)
-        t.lanes[n] = _lanes(record.width, record.is_double)
-        return 0
+    cdef void _fill_rows(
+        self, rmsprop_var_rows *rows, Py_ssize_t k, rmsprop_rows_table *t,
+        RowsTable table,
+    ) noexcept:
+        """Describe the rows of entry k, and add what it has to the table's sums."""
+        cdef const Variable *var = self._var(k)
+        cdef const Entry *entry = &self.entries.entries[k]
+        cdef long long groups, n_runs, n = 0
+        rows.n_rows = var.n_rows
+        rows.width = var.width
+        rows.start = t.n_items
+        rows.base = table.n_keys
+        rows.partial = table.partial
+        rows.steps = _address(var.counts.steps)
+        rows.row_steps = _address(var.counts.row)
+        rows.first_run = t.n_run_chunks
+        rows.lanes = _lanes(var.width, var.dtype)
+        groups = RMSPROP_THREADS // rows.lanes
+        if entry.is_sparse:
+            n = entry.indices.n
+            rows.indices = _address(entry.indices.data)
+            rows.kind = _kind(&entry.indices)
+            if n > RMSPROP_SUM_RUN and self.entries.grads[k].data != NULL:
+                n_runs = _blocks(n, RMSPROP_SUM_RUN)
+                t.n_run_chunks += <unsigned> _blocks(n_runs, groups)
+                table.partial += n_runs * var.width * param_size(var.dtype)
+                table.partial += -table.partial % ALIGNMENT
+        elif rows.row_steps != 0:  # pieces
+            n = var.n_rows * _blocks(var.width, RMSPROP_CHUNK)
+        table.n_keys += var.n_rows
+        t.n_items += n
+        t.n_chunks += <unsigned> _blocks(n, groups * RMSPROP_ROWS_EACH)
 
-    def fill_idle(self, tuple group, Py_ssize_t start, int made):
-        """Return a table of all rows of a group's variables from entry `start` on.
 
-        And the entry to go on from, -1 after the last, the number of chunks and of
-        variables. `made` is how many steps they make now.
-        """
-        cdef Table table = self._idle_table(made, True)
-        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> table.data
-        cdef Py_ssize_t wanted = self.groups.index(group), k
-        cdef Record record
-        cdef long long pieces = 0, more
-        cdef unsigned chunks = 0
-        cdef int n = 0
-        for k in range(start, self.n):
-            if self.entries[k].group != wanted:
-                continue
-            if n == RMSPROP_ROWS_TABLE:
-                break
-            record = <Record> self.entries[k].record
-            self._describe_idle(t, n, record)
-            t.start[n] = pieces
-            t.first[n] = chunks
-            if record.row_steps != 0:
-                more = record.n_rows * t.pieces[n]
-                pieces += more
-                chunks += <unsigned> _chunks(
-                    more, RMSPROP_THREADS // t.lanes[n] * RMSPROP_ROWS_EACH)
-            n += 1
-        else:
-            k = -1
-        t.start[n] = pieces
-        t.first[n] = chunks
-        t.n = n
-        return table.array, k, chunks, n
+cdef bint _has_slots(const Variable *var, int variant) noexcept:
+    cdef int slot
+    for slot in range(RMSPROP_N_SLOTS):
+        if rmsprop_needs_slot(variant, slot) and var.slots[slot] == NULL and var.size > 0:
+            return False
+    return True
 
-    def fill_idle_rows(
-        self, Table table, tuple group, Py_ssize_t start, uint64_t occurrences, int made,
+
+cdef class RowsTable(Table):
+    """Rows of some variables, and how much work and scratch they are.
+
+    Attributes
+    ----------
+    next : int
+        The entry after the last of this table, -1 when there is none.
+    n_keys : int
+        Rows of all the variables.
+    partial : int
+        Bytes of the sums of runs.
+    """
+
+    cdef readonly Py_ssize_t next
+    cdef readonly uint64_t n_keys
+    cdef readonly uint64_t partial
+
+    cdef inline rmsprop_rows_table *_table(self) noexcept:
+        return <rmsprop_rows_table *> self.data
+
+    @property
+    def n(self):
+        """The number of variables."""
+        return self._table().n
+
+    @property
+    def n_items(self):
+        """The number of occurrences, or of pieces of rows."""
+        return self._table().n_items
+
+    @property
+    def chunks(self):
+        """The number of chunks of items, and of runs."""
+        return self._table().n_chunks, self._table().n_run_chunks
+
+    def place(
+        self, Plan plan, uint64_t partial, uint64_t occurrences, uint64_t fault,
+        long long step,
     ):
-        """Return a table of the rows in one that `fill_rows` filled from `start` on.
+        """Set the scalars, where the scratch is, and what a fault reports."""
+        cdef int k
+        self._table().s = plan.scalars
+        for k in range(self._table().n):
+            self._table().rows[k].partial += partial
+        self._table().occurrences = occurrences
+        self._table().fault = fault
+        self._table().step = step
 
-        `occurrences` is where they are sorted, `made` as for `fill_idle`.
-        """
-        cdef Table idle = self._idle_table(made, False)
-        cdef rmsprop_idle_rows *t = <rmsprop_idle_rows *> idle.data
-        cdef rmsprop_rows *rows = <rmsprop_rows *> table.data
-        cdef Py_ssize_t wanted = self.groups.index(group), k = start
-        while t.n < rows.n:
-            if self.entries[k].group == wanted:
-                self._describe_idle(t, t.n, <Record> self.entries[k].record)
-                t.base[t.n] = rows.base[t.n]
-                t.start[t.n] = rows.start[t.n]
-                t.first[t.n] = rows.first[t.n]
-                t.n += 1
-            k += 1
-        t.start[t.n] = rows.start[t.n]
-        t.first[t.n] = rows.first[t.n]
-        t.occurrences = occurrences
-        return idle.array
-
-    def fill_take(
-        self, list outs, int device, int is_double, Py_ssize_t start,
-    ):
-        """Return a table of collected gradients, to be clipped into `outs`.
-
-        And the entry to go on from, -1 after the last, and the number of chunks.
-        """
-        cdef Table table = Table(sizeof(rmsprop_dense))
-        cdef rmsprop_dense *t = <rmsprop_dense *> table.data
-        cdef Py_ssize_t k
-        cdef unsigned chunks = 0
-        cdef int n = 0
-        t.s = self.scalars
-        for k in range(start, self.n):
-            if (self.entries[k].device != device
-                    or self.entries[k].is_double != is_double):
-                continue
-            if n == RMSPROP_TABLE:
-                break
-            t.param[n] = outs[k].data.ptr
-            t.grad[n] = self.entries[k].grad
-            t.rms[n] = t.mg[n] = t.mom[n] = 0
-            t.size[n] = self.entries[k].size
-            t.scale[n] = self.entries[k].scale
-            t.first[n] = chunks
-            chunks += <unsigned> _chunks(t.size[n], RMSPROP_CHUNK)
-            n += 1
-        else:
-            k = -1
-        t.first[n] = chunks
-        t.n = n
-        return table.array, k, chunks
+    def reading(self, uint64_t occurrences):
+        """Return a copy that reads its occurrences, sorted, from there."""
+        cdef Table copy = Table(sizeof(rmsprop_rows_table))
+        memcpy(copy.data, self.data, sizeof(rmsprop_rows_table))
+        (<rmsprop_rows_table *> copy.data).occurrences = occurrences
+        return copy.array
 
 
 class SortPass:
@@ -809,11 +527,11 @@ class SortPass:
         self.item = 16 if is_wide else 8
         self.n_passes = max(1, -(-(n_keys - 1).bit_length() // 8))
         self.n_tiles = 1
-        self.tile = _chunks(n, RMSPROP_SUBTILE) * RMSPROP_SUBTILE
+        self.tile = _blocks(n, RMSPROP_SUBTILE) * RMSPROP_SUBTILE
         if n > 2 * RMSPROP_SUBTILE:
-            subtiles = _chunks(n, RMSPROP_SUBTILE)
-            self.tile = RMSPROP_SUBTILE * _chunks(subtiles, RMSPROP_MAX_TILES)
-            self.n_tiles = _chunks(n, self.tile)
+            subtiles = _blocks(n, RMSPROP_SUBTILE)
+            self.tile = RMSPROP_SUBTILE * _blocks(subtiles, RMSPROP_MAX_TILES)
+            self.n_tiles = _blocks(n, self.tile)
 
     @property
     def n_bytes(self):
@@ -824,7 +542,7 @@ class SortPass:
     def parameter(self, scratch, k):
         """Return the parameter of pass `k`, or of all where there is one tile.
 
-        `scratch` is where `n_bytes` lie; pass k reads the first or the second list.
+        `scratch` is the address of `n_bytes` bytes; pass k reads the first or the second list.
         """
         cdef Table table = Table(sizeof(rmsprop_sort))
         cdef rmsprop_sort *t = <rmsprop_sort *> table.data
@@ -841,33 +559,32 @@ class SortPass:
         return table.array
 
     def result(self, scratch):
-        """Return where the sorted occurrences lie after all passes."""
+        """Return the address of the sorted occurrences after all passes."""
         return scratch + (self.n * self.item if self.n_passes % 2 else 0)
 
 
-def norm_factors(
-    uint64_t squares, uint64_t scales, long long n, double factor, double norm,
-    bint is_global,
+def norm_scales(
+    uint64_t squares, uint64_t scales, long long n, StepArguments arguments,
 ):
-    """Return the parameter of the kernel that makes factors of squares."""
-    cdef Table table = Table(sizeof(rmsprop_norm_scales))
-    cdef rmsprop_norm_scales *t = <rmsprop_norm_scales *> table.data
+    """Return the parameter of the kernel that makes scales of squares."""
+    cdef Table table = Table(sizeof(rmsprop_norms))
+    cdef rmsprop_norms *t = <rmsprop_norms *> table.data
     t.squares = squares
     t.scales = scales
     t.n = n
-    t.factor = factor
-    t.norm = norm
-    t.is_global = is_global
+    t.factor = arguments.factor
+    t.is_global = arguments.clipnorm == INFINITY
+    t.norm = min(arguments.clipnorm, arguments.global_clipnorm)
     return table.array
 
 
-def verdict(
+def finite_check(
     uint64_t stop, uint64_t is_any, uint64_t nonfinite, uint64_t fault, long long n,
     long long step, bint skips,
 ):
-    """Return the parameter of the kernel that judges gradients that are not finite."""
-    cdef Table table = Table(sizeof(rmsprop_verdict))
-    cdef rmsprop_verdict *t = <rmsprop_verdict *> table.data
+    """Return the parameter of the kernel that decides about gradients not finite."""
+    cdef Table table = Table(sizeof(rmsprop_finite_check))
+    cdef rmsprop_finite_check *t = <rmsprop_finite_check *> table.data
     t.stop = stop
     t.is_any = is_any
     t.nonfinite = nonfinite
@@ -876,11 +593,3 @@ def verdict(
     t.step = step
     t.skips = skips
     return table.array
-
-
-cdef inline long long _chunks(long long n, long long each) noexcept:
-    return (n + each - 1) // each
-
-
-cdef inline long long _norm_blocks(long long size) noexcept:
-    return _chunks(size, RMSPROP_NORM_BLOCK)

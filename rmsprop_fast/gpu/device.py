@@ -22,8 +22,8 @@ IN_FLIGHT = 2**14  # steps: more than a driver queues before a launch waits
 
 Launch = Callable[[], Any]
 
-# By device: the flag and the memory for faults of optimizers that are gone. Steps of
-# theirs may still be under way, and a pool would give it to somebody at once.
+# By device: the flag and the memory for faults of optimizers that are gone. Their steps
+# may still be running, and a pool would give this memory to somebody else at once.
 _left: dict[int, list[tuple[Any, Any]]] = {}
 
 
@@ -68,7 +68,7 @@ class Device:
     def _memory(self, left: list[tuple[Any, Any]]) -> tuple[Any, Any]:
         """Return a flag that is 0 and memory for faults."""
         if left and not self.is_capturing():
-            with contextlib.suppress(IndexError):  # another thread has taken it
+            with contextlib.suppress(IndexError):  # another thread was quicker
                 stop, memory = left.pop()
                 self.wait()
                 stop.data.memset_async(0, stop.nbytes)
@@ -85,11 +85,16 @@ class Device:
         stream = self._cupy.cuda.get_current_stream()
         return bool(stream.ptr and stream.is_capturing())  # the null stream never does
 
+    def is_recording(self) -> bool:
+        """Return the same from anywhere."""
+        with self.current():
+            return self.is_capturing()
+
     def launch(self, name: str, parameter: Any, n_items: int, per_block: int) -> Launch:
         """Return a launch, compiled, that waits for its call; this device is current.
 
-        Its kernel goes round in a loop when `n_items`, of which a block takes
-        `per_block` at a time, are more than the device's processors hold at once.
+        Its kernel loops when there are more than `per_block` of `n_items` for each of
+        the blocks that the device's processors hold at once.
         """
         grid = min(-(-n_items // per_block), self.blocks)
         return self.launch_blocks(name, parameter, grid)
@@ -102,12 +107,15 @@ class Device:
     def allocate(self, n_bytes: int) -> Any:
         """Return scratch for one step, from CuPy's pool.
 
-        The pool gives it to nobody on another stream before this one is done. What a
-        captured step uses is kept: the graph has its address.
+        The pool gives it to nobody on another stream before this one is done. A graph
+        keeps its addresses, so what a captured step uses is not from a pool, which
+        could make the allocation a part of the graph, and is kept here.
         """
-        memory = self._cupy.cuda.alloc(n_bytes)
-        if self.is_capturing():
-            self._captured.append(memory)
+        cuda = self._cupy.cuda
+        if not self.is_capturing():
+            return cuda.alloc(n_bytes)
+        memory = cuda.MemoryPointer(cuda.Memory(n_bytes), 0)
+        self._captured.append(memory)
         return memory
 
     def clearing(self, memory: Any, n_bytes: int) -> Launch:
@@ -115,7 +123,7 @@ class Device:
         return partial(memory.memset_async, 0, n_bytes)
 
     def wait(self) -> None:
-        """Wait for all that was launched on this device."""
+        """Wait for everything that was launched on this device."""
         with self.current():
             self._cupy.cuda.runtime.deviceSynchronize()
 
@@ -138,7 +146,7 @@ class Arena:
     def __init__(self) -> None:
         self.n_bytes = 0
 
-    def take(self, n_bytes: int) -> int:
+    def reserve(self, n_bytes: int) -> int:
         """Return the offset of so many bytes."""
         offset = self.n_bytes
         self.n_bytes += n_bytes + -n_bytes % ALIGNMENT

@@ -1,4 +1,4 @@
-"""A learning rate that lives on a device: read by the kernels, never by the host."""
+"""A learning rate on a device: the kernels read it, the host does not."""
 
 from __future__ import annotations
 
@@ -10,35 +10,29 @@ __all__ = ["DeviceScalar"]
 
 
 class DeviceScalar:
-    """A 0-d device array, and what divides its value.
+    """A 0-d device array in place of a number.
 
     Parameters
     ----------
     name : str
         The hyperparameter, for an error.
     array : cupy.ndarray, float32 or float64, 0-d
-        Read by the kernels of every step, so that its value may change between two
-        replays of a captured one.
-    divisor : float
-        From `decay`.
+        The kernels of every step read it, so its value may change between two replays
+        of a captured step.
     """
 
-    def __init__(self, name: str, array: Any, divisor: float = 1.0) -> None:
+    def __init__(self, name: str, array: Any) -> None:
         self.name = name
         self.array = device_scalar(name, array)
-        self.divisor = divisor
 
     @property
     def device(self) -> int:
-        """The device it lies on."""
+        """The number of its device."""
         return backends.device_id(self.array)
-
-    def __truediv__(self, divisor: float) -> DeviceScalar:
-        return DeviceScalar(self.name, self.array, self.divisor * divisor)
 
     def __float__(self) -> float:
         """Return the value; waits for the device."""
-        return float(backends.as_numpy(self.array)) / self.divisor
+        return float(backends.as_numpy(self.array))
 
     def __reduce__(self) -> Any:
         """Become a number in a pickle and in a copy."""

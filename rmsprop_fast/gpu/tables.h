@@ -7,20 +7,20 @@
 #ifndef RMSPROP_FAST_GPU_TABLES_H
 #define RMSPROP_FAST_GPU_TABLES_H
 
-#include "rmsprop_fast/rmsprop.h" /* RMSPROP_SUM_RUN, rmsprop_idle */
+#include "rmsprop_fast/rmsprop.h" /* slots, RMSPROP_SUM_RUN, rmsprop_idle */
 
 typedef unsigned long long rmsprop_address; /* on the device; 0: absent */
 
 enum {
-    RMSPROP_TABLE = 512,        /* variables in one dense launch */
-    RMSPROP_ROWS_TABLE = 256,   /* row-sparse gradients, or variables that catch up */
+    RMSPROP_TABLE = 500,        /* variables in one launch */
+    RMSPROP_ROWS_TABLE = 128,   /* the same for row-sparse updates and for catching up */
     RMSPROP_THREADS = 256,      /* of every block */
-    RMSPROP_CHUNK = 8192,       /* elements a block takes at a time */
-    RMSPROP_ROWS_EACH = 4,      /* sorted occurrences a group of lanes takes at a time */
+    RMSPROP_CHUNK = 8192,       /* elements a block updates at a time */
+    RMSPROP_ROWS_EACH = 4,      /* occurrences a group of lanes handles at a time */
     RMSPROP_NORM_BLOCK = 4096,  /* elements whose squares are summed in 32 lanes */
     RMSPROP_DIGITS = 256,       /* of the radix sort */
     RMSPROP_SUBTILE = 2048,     /* occurrences that a block orders at a time */
-    RMSPROP_MAX_TILES = 1024,   /* of one pass of the sort; one block takes a tile */
+    RMSPROP_MAX_TILES = 1024,   /* of one pass of the sort; one block sorts a tile */
     RMSPROP_COUNT_BITS = 63,    /* of a count of steps */
     RMSPROP_MAX_REPORTED = 64   /* gradients that are not finite, by place and count */
 };
@@ -39,64 +39,65 @@ typedef struct {
     int lr_is_f32;
 } rmsprop_scalars;
 
-/* Dense updates of variables of one dtype; or their clipped gradients into `param`. */
+/* One variable and its gradient. All variables of a table have one dtype. */
 typedef struct {
-    rmsprop_scalars s;
-    rmsprop_address param[RMSPROP_TABLE], grad[RMSPROP_TABLE];
-    rmsprop_address rms[RMSPROP_TABLE], mg[RMSPROP_TABLE], mom[RMSPROP_TABLE];
-    long long size[RMSPROP_TABLE];          /* elements */
-    unsigned first[RMSPROP_TABLE + 1];      /* chunks before each variable's */
-    unsigned scale[RMSPROP_TABLE];          /* index into `scales` */
-    unsigned char decays[RMSPROP_TABLE];    /* whether weight decay reaches it */
-    int n;
-} rmsprop_dense;
+    rmsprop_address param;   /* or where the clipped gradient is written */
+    rmsprop_address slots[RMSPROP_N_SLOTS];
+    rmsprop_address grad;    /* or the values of a row-sparse gradient */
+    long long size;          /* elements of grad */
+    unsigned first;          /* chunks, or blocks, of the variables before */
+    unsigned scale : 31;     /* index into `scales`, `squares` and `nonfinite` */
+    unsigned decays : 1;     /* whether weight decay applies */
+    int pair;                /* place in grads_and_vars, for an error */
+    int variable;            /* the optimizer's number of it, likewise */
+} rmsprop_var;
 
-/* Row-sparse updates of variables of one dtype. Occurrences of all gradients are sorted
- * as one list; a key is a row number counted through all the variables. */
+/* Dense updates; or gradients to be clipped, summed or checked. */
 typedef struct {
     rmsprop_scalars s;
-    rmsprop_address param[RMSPROP_ROWS_TABLE], values[RMSPROP_ROWS_TABLE];
-    rmsprop_address rms[RMSPROP_ROWS_TABLE], mg[RMSPROP_ROWS_TABLE];
-    rmsprop_address mom[RMSPROP_ROWS_TABLE];
-    rmsprop_address indices[RMSPROP_ROWS_TABLE];
-    rmsprop_address partial[RMSPROP_ROWS_TABLE]; /* sums of runs: a row per 32 occurrences */
-    long long n_rows[RMSPROP_ROWS_TABLE];
-    long long width[RMSPROP_ROWS_TABLE];    /* elements per row */
-    unsigned long long base[RMSPROP_ROWS_TABLE];   /* the key of row 0 */
-    long long start[RMSPROP_ROWS_TABLE + 1];       /* occurrences before each gradient's */
-    unsigned first[RMSPROP_ROWS_TABLE + 1];        /* chunks before each gradient's */
-    unsigned first_run[RMSPROP_ROWS_TABLE + 1];    /* chunks of runs, likewise */
-    unsigned scale[RMSPROP_ROWS_TABLE];
-    int pair[RMSPROP_ROWS_TABLE];           /* place in grads_and_vars, for an error */
-    unsigned char kind[RMSPROP_ROWS_TABLE]; /* of integer, see rmsprop_load_index */
-    unsigned char decays[RMSPROP_ROWS_TABLE];
-    unsigned char lanes[RMSPROP_ROWS_TABLE]; /* threads per row: a power of two, <= 32 */
-    rmsprop_address occurrences;            /* unsorted where written, sorted where read */
-    rmsprop_address fault;                  /* rmsprop_fault */
-    long long step;                         /* as in rmsprop_verdict */
+    rmsprop_address sums;      /* double: sums of squares, one for each block */
+    rmsprop_address squares;   /* double: one for each gradient, or 0 */
+    rmsprop_address any;       /* int: an element is not finite */
+    rmsprop_address nonfinite; /* rmsprop_nonfinite: one for each gradient */
+    rmsprop_var var[RMSPROP_TABLE];
     int n;
-} rmsprop_rows;
+    unsigned n_chunks;
+} rmsprop_table;
 
-/* Rows that catch up: those of a sorted list, whose fields are as above, or all. */
+/* The rows of one variable. A key is a row number counted through all variables, an
+ * occurrence one number of `indices`. */
+typedef struct {
+    long long n_rows, width; /* width: elements per row */
+    long long start;         /* items, i.e. occurrences or pieces, of variables before */
+    unsigned long long base; /* the key of row 0 */
+    rmsprop_address indices;
+    rmsprop_address partial; /* sums of runs: a row for 32 occurrences */
+    rmsprop_address steps;     /* long long[2]: made by the variable, and by every row */
+    rmsprop_address row_steps; /* long long[n_rows]: made by each row; 0: not counted */
+    unsigned first_run;      /* chunks of runs of the variables before */
+    unsigned char kind;      /* of integer, see load_index */
+    unsigned char lanes;     /* threads per row: a power of two, <= 32 */
+} rmsprop_var_rows;
+
+/* Rows that are updated, or that catch up. Occurrences of all gradients are sorted as one
+ * list. Where all rows catch up there is no list: the items are pieces of rows. */
 typedef struct {
     rmsprop_scalars s;
-    rmsprop_idle_f32 idle_f32[RMSPROP_COUNT_BITS]; /* see rmsprop_idle_powers */
-    rmsprop_idle_f64 idle_f64[RMSPROP_COUNT_BITS];
-    rmsprop_address param[RMSPROP_ROWS_TABLE], rms[RMSPROP_ROWS_TABLE];
-    rmsprop_address mg[RMSPROP_ROWS_TABLE], mom[RMSPROP_ROWS_TABLE];
-    rmsprop_address steps[RMSPROP_ROWS_TABLE];     /* long long: made; had by all rows */
-    rmsprop_address row_steps[RMSPROP_ROWS_TABLE]; /* of each row; 0: not counted */
-    long long width[RMSPROP_ROWS_TABLE];
-    long long pieces[RMSPROP_ROWS_TABLE];          /* of RMSPROP_CHUNK elements in a row */
-    unsigned long long base[RMSPROP_ROWS_TABLE];
-    long long start[RMSPROP_ROWS_TABLE + 1];       /* occurrences, or pieces, before */
-    unsigned first[RMSPROP_ROWS_TABLE + 1];
-    unsigned char lanes[RMSPROP_ROWS_TABLE];
-    rmsprop_address occurrences;
-    int made;                /* steps that each variable has made now */
-    int is_all;              /* whether all rows have them */
+    union {                  /* see rmsprop_idle_powers */
+        rmsprop_idle_f32 f32[RMSPROP_COUNT_BITS];
+        rmsprop_idle_f64 f64[RMSPROP_COUNT_BITS];
+    } missed;
+    rmsprop_var var[RMSPROP_ROWS_TABLE];
+    rmsprop_var_rows rows[RMSPROP_ROWS_TABLE];
+    rmsprop_address occurrences; /* unsorted where written, sorted where read */
+    rmsprop_address fault;       /* rmsprop_fault */
+    long long n_items;
+    long long step;          /* as in rmsprop_finite_check */
     int n;
-} rmsprop_idle_rows;
+    unsigned n_chunks, n_run_chunks;
+    int made;                /* steps that each variable makes now */
+    int is_all;              /* whether every row makes them */
+} rmsprop_rows_table;
 
 /* What was found, and is written to rmsprop_fault last. */
 enum { RMSPROP_ROW_FOUND = 1, RMSPROP_NONFINITE_FOUND = 2 };
@@ -135,30 +136,14 @@ typedef struct {
     int n_passes;            /* of the kernel that makes them all */
 } rmsprop_sort;
 
-/* Gradients of one dtype: their squares are summed in the specified order, and their
- * elements looked at. */
-typedef struct {
-    rmsprop_address grad[RMSPROP_TABLE];
-    long long size[RMSPROP_TABLE];
-    unsigned first[RMSPROP_TABLE + 1];      /* blocks of 4,096 before each gradient's */
-    unsigned scale[RMSPROP_TABLE];          /* index into `squares` and `nonfinite` */
-    int pair[RMSPROP_TABLE];                /* place in grads_and_vars, for an error */
-    int variable[RMSPROP_TABLE];
-    rmsprop_address sums;                   /* double: one for each block of this table */
-    rmsprop_address squares;                /* double: one for each gradient, or 0 */
-    rmsprop_address any;                    /* int: an element is not finite */
-    rmsprop_address nonfinite;              /* rmsprop_nonfinite: one for each gradient */
-    int n;
-} rmsprop_gradients;
-
 /* From squares to what multiplies each raw gradient. */
 typedef struct {
     rmsprop_address squares, scales;
     long long n;
     double factor;
-    double norm;                            /* the bound */
-    int is_global;                          /* on all gradients together, or on each */
-} rmsprop_norm_scales;
+    double norm;             /* the bound */
+    int is_global;           /* on all gradients together, or on each */
+} rmsprop_norms;
 
 /* What becomes of a step whose gradients are not finite. */
 typedef struct {
@@ -166,6 +151,6 @@ typedef struct {
     long long n;             /* gradients */
     long long step;          /* its number, for the host; -1 in a captured graph */
     int skips;               /* leave it out; else stop until the host has raised */
-} rmsprop_verdict;
+} rmsprop_finite_check;
 
 #endif /* RMSPROP_FAST_GPU_TABLES_H */

@@ -22,7 +22,7 @@ FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 FLAGS += ["-U_FORTIFY_SOURCE"]
 SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
-REALS = "f32,float,4", "f64,double,2"
+REALS = "f32,float", "f64,double"
 INTEGERS = ",u32", "_wide,u64"
 
 

@@ -429,6 +429,8 @@ def make(kernels: Library) -> types.ModuleType:
     cuda.Stream = lambda non_blocking=False: Stream(machine, next(pointers))
     cuda.get_current_stream = lambda: machine.streams[machine.current][-1]
     cuda.alloc = lambda size: MemoryPointer(Memory(machine, size, machine.current))
+    cuda.Memory = lambda size: Memory(machine, size, machine.current)
+    cuda.MemoryPointer = MemoryPointer
     cuda.alloc_pinned_memory = lambda size: PinnedMemoryPointer(machine, size)
     cuda.driver = types.SimpleNamespace(CUDADriverError=CUDADriverError)
     cuda.runtime = types.SimpleNamespace(
