@@ -8,6 +8,7 @@ from ctypes import c_char_p, c_double, c_int, c_ssize_t, c_void_p
 from functools import partial
 
 import numpy as np
+from rmsprop_fast.cpu._records import FLAGS
 
 from benchmarks.harness import Contestant, RefusedError
 from benchmarks.limits import library, pointer, suffix
@@ -20,7 +21,6 @@ from benchmarks.problems import (
     Dense,
 )
 from rmsprop_fast.cpu import dispatch
-from rmsprop_fast.rmsprop import CENTERED, EPS_IN_SQRT, MOMENTUM
 
 __all__ = ["c_file", "package"]
 
@@ -71,9 +71,9 @@ def calls(update: int | None, problem: Dense, arrays: list[Array]) -> Contestant
         c_ssize_t(problem.size),
         c_ssize_t(problem.dtype.itemsize),
         c_int(
-            CENTERED * variant.centered
-            + MOMENTUM * (variant.momentum > 0)
-            + EPS_IN_SQRT
+            FLAGS["centered"] * variant.centered
+            + FLAGS["momentum"] * (variant.momentum > 0)
+            + FLAGS["eps_in_sqrt"]
         ),
         *map(c_double, (LEARNING_RATE, RHO, variant.momentum, EPSILON)),
         c_int(problem.n_threads),

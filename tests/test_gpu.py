@@ -228,8 +228,8 @@ def test_occurrences_of_64_bits_have_the_same_bits(xp, rng, monkeypatch, clip) -
     assert_device_equals_host(xp, variables, [grads], **FULL, **clip)
 
 
-def test_512_variables_are_one_launch(fake, rng) -> None:
-    variables = [fake(wide_range(rng, 5, np.float32)) for _ in range(512)]
+def test_500_variables_are_one_launch(fake, rng) -> None:
+    variables = [fake(wide_range(rng, 5, np.float32)) for _ in range(500)]
     opt = RMSprop()
     opt.build(variables)
     fake.cupy.machine.launched.clear()
@@ -387,9 +387,7 @@ def test_a_broken_rule_on_the_host_keeps_the_device_from_changing(xp) -> None:
     device, host = xp(np.ones(3)), np.ones(3)
     opt = RMSprop()
     opt.build([device, host])
-    with pytest.raises(
-        ValueError, match=r"grads_and_vars\[1\]: grad must have var's sh"
-    ):
+    with pytest.raises(ValueError, match=r"grads_and_vars\[1\]: gradient has shape"):
         opt.apply_gradients([(xp(np.ones(3)), device), (np.ones(4), host)])
     assert (device.get() == 1).all()
     assert opt.iterations == 0
@@ -418,9 +416,7 @@ def test_a_row_out_of_range_changes_nothing_and_is_raised_by_the_next_call(
     pairs = [(xp(np.ones(4, np.float32)), bias), (xp.grad(bad), table)]
     opt.apply_gradients(pairs)
     opt._devices.devices[0].wait()
-    message = (
-        rf"grads_and_vars\[1\]: indices must be in \[0, 5\), got {row} at position 6"
-    )
+    message = rf"grads_and_vars\[1\]: row {row} at position 6 is not in \[0, 5\)"
     with pytest.raises(IndexError, match=message):
         opt.apply_gradients([(xp.grad(good), table)])
     assert opt.iterations == 1
@@ -439,7 +435,7 @@ def test_check_waits_and_raises_once(xp, rng) -> None:
     opt.apply_gradients([(xp.grad(rows_of(rng, 9, 5, 3, np.float64)), table)])
     bad = IndexedSlices(np.ones((1, 3)), np.array([5]))
     opt.apply_gradients([(xp.grad(bad), table)])
-    with pytest.raises(IndexError, match="got 5 at position"):
+    with pytest.raises(IndexError, match="row 5 at position"):
         opt.check()
     opt.check()
     RMSprop().check()
@@ -530,7 +526,7 @@ def test_a_bad_row_in_a_replay_is_found(xp, rng) -> None:
         indices.set(np.array([1, 7]))
         before = table.get()
         graph.launch()
-        with pytest.raises(IndexError, match="got 7 at position 1"):
+        with pytest.raises(IndexError, match="row 7 at position 1"):
             opt.check()
     assert_same_bits(table.get(), before)
     assert opt.iterations == 2
@@ -677,17 +673,17 @@ def refusals(xp: OnDevice) -> dict[str, tuple[Any, type[Exception], str]]:
         "grad-on-the-host": (
             [(np.ones((4, 6), np.float32), var)],
             TypeError,
-            "grad must be where var is, on cuda:0, got an array on the host",
+            "gradient must be where its variable is, on cuda:0, got an array on the host",
         ),
         "var-on-the-host": (
             [(grad, np.ones((4, 6), np.float32))],
             TypeError,
-            "grad must be where var is, on the host, got an array on cuda:0",
+            "gradient must be where its variable is, on the host, got an array on cuda:0",
         ),
         "strided-grad": (
             [(xp(np.ones((6, 4), np.float32)).T, var)],
             ValueError,
-            "grad must be C-contiguous on a device, got shape",
+            "gradient must be C-contiguous on a device, got shape",
         ),
         "strided-var": (
             [(xp(np.ones((4, 3), np.float32)), var[:, ::2])],
@@ -697,7 +693,7 @@ def refusals(xp: OnDevice) -> dict[str, tuple[Any, type[Exception], str]]:
         "dtype": (
             [(xp(np.ones((4, 6))), var)],
             TypeError,
-            "grad must have var's dtype float32",
+            "gradient has dtype '<f8', its variable '<f4'",
         ),
         "integers": (
             [(grad, xp(np.ones((4, 6), np.int32)))],
@@ -707,24 +703,24 @@ def refusals(xp: OnDevice) -> dict[str, tuple[Any, type[Exception], str]]:
         "shape": (
             [(xp(np.ones((6, 4), np.float32)), var)],
             ValueError,
-            r"grad must have var's shape \(4, 6\)",
+            r"gradient has shape \(6, 4\), its variable \(4, 6\)",
         ),
         "overlap": (
             [(var, var)],
             ValueError,
-            "grad must not overlap a variable or a slot",
+            "gradient shares memory with",
         ),
         "rows-of-another-width": (
             [(IndexedSlices(rows[:, :3].copy(), xp(np.array([1, 2]))), var)],
             ValueError,
-            r"values must have rows of var's shape \(6,\)",
+            r"values has rows of shape \(3,\), its variable \(6,\)",
         ),
         "dense-shape": (
             [(IndexedSlices(rows, xp(np.array([1, 2])), (5, 6)), var)],
             ValueError,
-            "dense_shape must be var's shape",
+            "dense_shape is",
         ),
-        "list": ([([1.0], var)], TypeError, "grad must be a numpy.ndarray"),
+        "list": ([([1.0], var)], TypeError, "gradient must be a numpy.ndarray"),
     }
 
 
@@ -784,7 +780,7 @@ def test_a_missing_gradient_warns_once_and_leaves_its_variable_alone(xp) -> None
     opt.apply_gradients([(xp(np.ones(3)), a), (None, b), (None, c)])
     assert (b.get() == 1).all()
     assert len(opt.weights) == 2
-    with pytest.raises(ValueError, match="at least one gradient"):
+    with pytest.raises(ValueError, match="No gradients provided"):
         opt.apply_gradients([(None, a)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from rmsprop_fast.cpu._step import StepArguments
 from rmsprop_fast.gpu._plan import (

@@ -163,9 +163,7 @@ class DeviceStep:
                 for launch in each.launches:
                     launch()
 
-    def _prepare(
-        self, slots: Slots, device: Device, arguments: StepArguments
-    ) -> Ready:
+    def _prepare(self, slots: Slots, device: Device, arguments: StepArguments) -> Ready:
         """Return what a device's part of the step launches."""
         plan, variant = self._plan, arguments.variant
         groups = self._rows(device, slots.counts_rows, made=1)
@@ -325,5 +323,7 @@ class DeviceStep:
             plan.set_addresses(device.stop.data.ptr, gradients.scales)
             launches = list(gradients.launches(device, scratch, -1))
             for group in plan.groups:
-                launches += dense(device, plan, group, f"clip_{SUFFIXES[group[3]]}", new)
+                launches += dense(
+                    device, plan, group, f"clip_{SUFFIXES[group[3]]}", new
+                )
         self._launch([Ready(device, -1, launches, scratch)])

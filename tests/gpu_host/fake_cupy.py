@@ -78,7 +78,7 @@ class Machine:
     def check_addresses(self, parameter: bytes, name: str) -> None:
         """Refuse memory of another device, or memory that was freed."""
         words = np.frombuffer(parameter[: len(parameter) // 8 * 8], np.uint64)
-        for address, (size, device) in list(self.live.items()):
+        for address, (size, device) in self.live.copy().items():
             if device != self.current and size:
                 inside = (words >= address) & (words < address + size)
                 assert not inside.any(), f"{name} was given memory of device {device}"
