@@ -61,6 +61,8 @@ cdef class Samples:
         """Take a checked X: C-contiguous, or CSR with int32 or int64 indices."""
         sparse = hasattr(x, "indptr")
         data = np.ascontiguousarray(x.data if sparse else x)
+        if data.dtype not in (np.float32, np.float64):
+            raise ValueError(f"X must have dtype float32 or float64, got {data.dtype}")
         self.n, self.source.n_columns = x.shape
         self.dtype = data.dtype
         self.source.data = address(data)
@@ -68,6 +70,13 @@ cdef class Samples:
         if sparse:
             indices = np.ascontiguousarray(x.indices)
             indptr = np.ascontiguousarray(x.indptr, indices.dtype)
+            if indices.dtype not in (np.int32, np.int64):
+                raise ValueError(f"X.indices must be int32 or int64, got {indices.dtype}")
+            if len(indptr) != self.n + 1 or not (
+                indptr[0] == 0 and 0 <= indptr[-1] <= min(len(indices), len(data))
+                and (indptr[:-1] <= indptr[1:]).all()
+            ):
+                raise ValueError("X.indptr must divide X.indices and X.data into rows")
             self.source.wide = indices.dtype == np.int64
             # An empty array has no address, and a NULL here means dense.
             self._arrays += [indices if indices.size else np.zeros(1, indices.dtype)]
@@ -78,6 +87,47 @@ cdef class Samples:
 
 cdef void *address(array) except? NULL:
     return <void *> <size_t> array.ctypes.data if array is not None else NULL
+
+
+cdef tuple checked_arrays(table):
+    """Return the arrays of a table whose sizes are those that the loops index by."""
+    shape, dtype = table.params.shape, table.params.dtype
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"table.params must have dtype float32 or float64, got {dtype}")
+    if shape[0] < 1 or shape[1] != table.n_outputs * (1 + table.n_factors):
+        raise ValueError(
+            f"table.params must have {table.n_outputs} * (1 + {table.n_factors}) columns, "
+            f"got shape {shape}")
+    if (table.average is None) != (table.average_clock is None):
+        raise ValueError("table.average must be there exactly if table.average_clock is")
+    rules = {
+        "params": (shape, dtype), "rms": (shape, dtype), "mg": (shape, dtype),
+        "mom": (shape, dtype), "average": (shape, dtype),
+        "penalty_clock": ((shape[0] - 1,), np.float64),
+        "average_clock": ((shape[0],), np.int64),
+    }
+    arrays = []
+    for name, (shape, dtype) in rules.items():
+        array = getattr(table, name)
+        if array is None and name not in ("params", "rms"):
+            continue
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"table.{name} must be {np.dtype(dtype)} of shape {shape}")
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError(f"table.{name} must be writable and C-contiguous")
+        arrays.append(array)
+    return tuple(arrays)
+
+
+cdef int check_order(Samples x, const int64_t[::1] order, Py_ssize_t batch_size) except -1:
+    """Refuse an order of samples that names others than those of x."""
+    cdef Py_ssize_t i, n = order.shape[0]
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"a step must have at least one sample, got {n} by {batch_size}")
+    for i in range(n):
+        if not 0 <= order[i] < x.n:
+            raise IndexError(f"order[{i}] must be in [0, {x.n}), got {order[i]}")
+    return 0
 
 
 cdef Py_ssize_t most_values(
@@ -115,6 +165,7 @@ cdef class Trainer:
 
     cdef Model model
     cdef object table
+    cdef tuple _arrays  # what `model` points into, kept alive
     cdef double rho, momentum, epsilon
     cdef object average_after
     cdef int n_threads
@@ -130,6 +181,11 @@ cdef class Trainer:
         self.kind = F32 if table.params.dtype == np.float32 else F64
         self.rho, self.momentum, self.epsilon = rho, momentum, epsilon
         self.average_after, self.n_threads = average_after, num_threads
+        self._arrays = checked_arrays(table)
+        if (average_after is None) != (table.average is None):
+            raise ValueError("table.average must be there exactly if there is an average")
+        if l1 + l2 + l2_factors > 0 and table.penalty_clock is None:
+            raise ValueError("table.penalty_clock must be there if there is a penalty")
         m.params, m.rms = address(table.params), address(table.rms)
         m.mg, m.mom = address(table.mg), address(table.mom)
         m.average = address(table.average)
@@ -153,10 +209,25 @@ cdef class Trainer:
         const double[::1] learning_rates,
     ):
         """Train on the samples in `order`; return the mean of weight times loss."""
-        cdef Py_ssize_t n = order.shape[0], n_before = n
+        cdef Py_ssize_t i, n = order.shape[0], n_before = n
         cdef double total
         cdef Batch b
         cdef Model *m = &self.model
+        check_order(x, order, batch_size)
+        if y.shape[0] != x.n or weight.shape[0] != x.n:
+            raise ValueError(
+                f"y and weight must have {x.n} elements, got {y.shape[0]} and "
+                f"{weight.shape[0]}")
+        if m.n_outputs > 1:
+            for i in range(n):
+                if not 0 <= y[order[i]] < m.n_outputs:
+                    raise ValueError(
+                        f"y[{order[i]}] must be a class below {m.n_outputs}, "
+                        f"got {y[order[i]]}")
+        if learning_rates.shape[0] != (n + batch_size - 1) // batch_size:
+            raise ValueError(
+                f"learning_rates must have an element per step of {batch_size} of {n} "
+                f"samples, got {learning_rates.shape[0]}")
         if self.average_after is not None:
             n_before = max(0, min(n, self.average_after - self.table.n_seen))
         self._allocate(&b, x, order, min(batch_size, n))
@@ -177,6 +248,7 @@ cdef class Trainer:
         cdef Py_ssize_t n = order.shape[0]
         cdef Batch b
         cdef Model *m = &self.model
+        check_order(x, order, batch_size)
         self._allocate(&b, x, order, min(batch_size, n))
         out = np.empty((n, m.n_outputs), self.table.params.dtype)
         cdef void *target = address(out)
@@ -200,17 +272,16 @@ cdef class Trainer:
         with nogil:
             passes.settle[self.kind](scratch, &self.model)
 
-    def result(self, out=None):
-        """Return the table as a fit that ends here leaves it, in `out` if that will do.
+    def result(self):
+        """Return the parameters as a fit that ends here leaves them.
 
-        Without a penalty or an average that is the table itself.
+        Without a penalty or an average they are the table itself.
         """
         cdef int team = 1
         cdef object params = self.table.params
         if not self.model.penalty_clock and not self.model.average:
             return params
-        if out is None or out.shape != params.shape or out.dtype != params.dtype:
-            out = np.empty_like(params)
+        out = np.empty_like(params)
         cdef void *target = address(out)
         if params.size >= serial_below:
             team = self.n_threads
@@ -223,7 +294,7 @@ cdef class Trainer:
     ) except -1:
         """Make room for the largest mini-batch of n samples."""
         cdef Model *m = &self.model
-        cdef Py_ssize_t size = 4 if self.kind == F32 else 8
+        cdef Py_ssize_t size = self.table.params.itemsize
         cdef Py_ssize_t most = most_values(
             &x.source, &order[0], order.shape[0], n, m.fit_intercept)
         cdef Py_ssize_t rows = min(most, m.n_features + 1)

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -26,6 +27,7 @@ from sklearn.utils.validation import (
 from rmsprop_fast import threads
 from rmsprop_fast.estimators._compat import CallbackSupportMixin, with_callbacks
 from rmsprop_fast.estimators._train import LOSSES, Samples, Trainer
+from rmsprop_fast.estimators.draft import on_a_draft
 from rmsprop_fast.estimators.patience import Patience
 from rmsprop_fast.estimators.table import Table
 from rmsprop_fast.schedules import LearningRateSchedule
@@ -141,6 +143,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
 
     # --- The two ways in -------------------------------------------------------------
 
+    @on_a_draft
     @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the model.
@@ -170,6 +173,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         fresh = not (self.warm_start and hasattr(self, "_table"))
         return self._fit(X, y, sample_weight, ALL_IN_Y, fresh, self.max_iter)
 
+    @on_a_draft
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any) -> Self:
         self._validate_params()
         if self.early_stopping:
@@ -218,15 +222,8 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         else:
             self._epochs(trainer, X, y, weight, max_iter, task)
         if max_iter is None or not self.early_stopping:
-            # In the memory of the last result: new pages would cost more than it does.
-            kept = None if fresh else getattr(self, "_result", None)
-            result = trainer.result(kept)
-            self._publish(result)
-            self._result = None if result is self._table.params else result
+            self._publish(trainer.result())
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_result": None}
 
     # --- State -----------------------------------------------------------------------
 
@@ -264,12 +261,21 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
             self.loss_curve_: list[float] = []
             self.n_iter_ = 0
         else:
-            self._table.make_writable()
+            self._copy_what_training_changes()
             if settings != self._trained_with:
                 Trainer(self._table, **self._trained_with).settle()
                 self._table.set_slots(**slots)
         self._trained_with = settings
         return Trainer(self._table, **settings)
+
+    def _copy_what_training_changes(self) -> None:
+        """Let this draft no longer share what the loops and the epochs write into."""
+        self._table = deepcopy(self._table)
+        self.loss_curve_ = self.loss_curve_.copy()
+        # A generator that the user passed, or NumPy's own, stays the user's.
+        shared = self.random_state, check_random_state(None)
+        if not any(self._random_state is generator for generator in shared):
+            self._random_state = deepcopy(self._random_state)
 
     def _publish(self, result: Array) -> None:
         for name, value in self._fitted(result).items():
@@ -351,7 +357,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
                         f"{type(self).__name__} did not converge within "
                         f"max_iter={max_iter} epochs",
                         ConvergenceWarning,
-                        stacklevel=4,
+                        stacklevel=6,
                     )
         if validation is not None:
             self.best_validation_score_ = watch.best

@@ -17,10 +17,14 @@ from sklearn.neural_network._stochastic_optimizers import BaseOptimizer
 from sklearn.utils._param_validation import Interval
 
 from rmsprop_fast import RMSprop
+from rmsprop_fast.estimators.draft import on_a_draft
 
 __all__ = ["RMSpropMLPClassifier", "RMSpropMLPRegressor"]
 
 Array = np.ndarray[Any, Any]
+
+# What scikit-learn's methods change in place.
+CHANGED = ("coefs_", "intercepts_", "loss_curve_", "_rmsprop_optimizer")
 
 
 class _RMSpropOptimizer(BaseOptimizer):
@@ -208,6 +212,9 @@ class RMSpropMLPClassifier(_RMSpropMLP, MLPClassifier):
         **_RMSpropMLP._own_constraints,
     }
 
+    fit = on_a_draft(MLPClassifier.fit, CHANGED)
+    partial_fit = on_a_draft(MLPClassifier.partial_fit, CHANGED)
+
 
 class RMSpropMLPRegressor(_RMSpropMLP, MLPRegressor):
     """Predict numbers by `sklearn.neural_network.MLPRegressor`, trained by RMSprop.
@@ -286,3 +293,6 @@ class RMSpropMLPRegressor(_RMSpropMLP, MLPRegressor):
         **MLPRegressor._parameter_constraints,
         **_RMSpropMLP._own_constraints,
     }
+
+    fit = on_a_draft(MLPRegressor.fit, CHANGED)
+    partial_fit = on_a_draft(MLPRegressor.partial_fit, CHANGED)

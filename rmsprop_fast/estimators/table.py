@@ -56,12 +56,6 @@ class Table:
         self.n_seen = 0
         self.n_steps = 0
 
-    def make_writable(self) -> None:
-        """Copy arrays that an unpickled estimator has mapped read-only from a file."""
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray) and not value.flags.writeable:
-                setattr(self, name, value.copy())
-
     def set_slots(
         self, *, centered: bool, momentum: bool, penalised: bool, averaged: bool
     ) -> None:
