@@ -1,15 +1,14 @@
 """Measure rmsprop_fast against its peers and against what memory allows.
 
-Every figure comes from contestants that took turns in one run, and were checked first.
-"rival/ours" is the rival's cost over ours, round by round: above 1 we are cheaper.
-`estimators` has a command line of its own, see ``estimators --help``.
+Contestants take turns in one run, and their results are checked first. "rival/ours" is
+the cost of the rival divided by ours, round by round: above 1 we are cheaper.
+`estimators` has its own command line, see ``estimators --help``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import baseline, gpu, machine, report
-from benchmarks.harness import OURS, Case, Effort, Outcome, run
+from benchmarks.harness import OURS, Case, Effort, Outcome, make_effort, run
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.sparse import EQUAL
 
@@ -26,6 +25,7 @@ from benchmarks.sparse import EQUAL
 MODULES = (
     "overhead",
     "many_tensors",
+    "binding",
     "in_cache",
     "threads",
     "subnormal",
@@ -117,19 +117,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_effort(n_threads: int | None, quick: bool) -> Effort:
-    """Return the effort, and keep every library to so many CPUs."""
-    cpus = sorted(os.sched_getaffinity(0))
-    n_threads = min(n_threads or len(cpus), len(cpus))
-    if n_threads < len(cpus):
-        os.sched_setaffinity(0, cpus[:n_threads])
-    if quick:
-        return Effort(
-            n_threads, quick=True, rounds=7, fewest_rounds=3, block=4e-3, budget=2.0
-        )
-    return Effort(n_threads)
-
-
 def select(names: Sequence[str], effort: Effort) -> list[Case]:
     """Return the cases whose names begin so, all if there are no names."""
     cases: list[Case] = []
@@ -168,7 +155,7 @@ def measure(
 
 
 def run_all(cases: Sequence[Case], effort: Effort) -> Iterator[Outcome]:
-    """Yield outcomes; say on stderr how far it is."""
+    """Yield outcomes, and print the progress to stderr."""
     start = time.monotonic()
     for number, case in enumerate(cases, 1):
         minutes, seconds = divmod(int(time.monotonic() - start), 60)
