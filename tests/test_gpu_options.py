@@ -196,7 +196,7 @@ def test_a_row_out_of_range_of_catch_up_is_told_of_later(xp, rng) -> None:
     rows, grad = xp(np.array([3, 9, 1])), xp(np.ones((9, 4), np.float32))
     twins.opt.catch_up(twins.device[0], rows)
     twins.opt.apply_gradients([(grad, twins.device[0])])  # does nothing
-    message = r"rows: row 9 at position 1 is not in \[0, 9\); found by an earlier catch_up on "
+    message = r"rows: row 9 at position 1 is not in \[0, 9\); found by an earlier catch"
     with pytest.raises(IndexError, match=message):
         twins.opt.check()
     twins.assert_same()

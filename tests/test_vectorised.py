@@ -41,8 +41,8 @@ REPORT_FLAG = {"gcc": "-fopt-info-vec-optimized", "clang": "-Rpass=loop-vectoriz
 
 # Eight variants of the update, dense and by rows. Eight of the steps that rows missed,
 # dense and by rows, of which the two that differ in eps_in_sqrt may share a loop. Both
-# uses of the clipped gradient; the lanes of the norm. In float32 and float64, which have
-# one text each.
+# uses of the clipped gradient; the lanes of the norm. In float32 and float64, which
+# have one text each.
 EXPECTED = {
     "span": 2 * 16,
     "catch_up_span": 2 * 4,

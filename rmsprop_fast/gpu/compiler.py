@@ -146,7 +146,7 @@ def compile_kernels(kernels: str, architecture: str) -> bytes:
 def _load_builtins() -> None:
     """Load the library that NVRTC opens by its bare name, from the folder of NVRTC.
 
-    The system may not look there, when NVRTC was not the first to be loaded by its path.
+    The system may not look there when NVRTC was not the first to be loaded by path.
     """
     with contextlib.suppress(OSError):  # not Linux: then NVRTC finds it, or says so
         maps = Path("/proc/self/maps").read_text().split()
