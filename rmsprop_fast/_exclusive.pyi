@@ -5,7 +5,6 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class Exclusive:
-    def __init__(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

@@ -15,7 +15,7 @@ cdef class Exclusive:
     cdef object lock
     cdef unsigned long owner  # 0: nobody
 
-    def __init__(self):
+    def __cinit__(self):
         self.lock = threading.Lock()
         self.owner = 0
 

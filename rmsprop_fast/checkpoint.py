@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,17 +21,15 @@ from rmsprop_fast.gpu.scalar import DeviceScalar
 from rmsprop_fast.schedules import LearningRateSchedule
 from rmsprop_fast.slots import Slots
 
-if TYPE_CHECKING:
-    from rmsprop_fast.optimizer import Optimizer
-
 __all__ = ["load", "register", "save"]
 
 Array = Any  # numpy.ndarray or cupy.ndarray
+Optimizer = Any  # its module imports this one
 Class = TypeVar("Class", bound=type)
 
 OURS = "rmsprop_fast"
 
-_CLASSES: dict[str, type[Optimizer]] = {}
+_CLASSES: dict[str, type] = {}
 
 # What the header must have, and of which type.
 _FIELDS: Mapping[str, type] = {

@@ -84,6 +84,10 @@ class Option(Generic[T]):
         """Return what the attribute shows."""
         return owner._values[self.name]
 
+    def number(self, value: Any, step: Callable[[], int]) -> Any:
+        """Return what a step uses in place of a value."""
+        return value
+
 
 class Hyperparameter(Option[float]):
     """A number, or a callable without arguments that returns one.

@@ -19,9 +19,9 @@ from rmsprop_fast.cpu._gradients cimport Gradient, gradient_make
 from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
 from rmsprop_fast.cpu._spans cimport F32, F64, Coef, coef_make, param_size, state_size
 from rmsprop_fast.cpu._tasks cimport (
-    OCCURRENCE_WORK, Task, Variable, add_dense, add_rows, max_tasks, run_tasks,
-    serial_below, variable_make,
+    OCCURRENCE_WORK, Task, add_dense, add_rows, max_tasks, run_tasks, serial_below,
 )
+from rmsprop_fast.cpu._variable cimport Variable, variable_make
 from rmsprop_fast.header cimport (
     RMSPROP_N_SLOTS, RMSPROP_SLOT_MG, RMSPROP_SLOT_MOM, RMSPROP_SLOT_RMS, RMSPROP_VARIANT,
     rmsprop_needs_slot,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -251,6 +250,11 @@ class Optimizer:
                 f"weight_decay must be None or 0 with catch_up=True, got {value!r}"
             )
 
+    @classmethod
+    def _options(cls) -> dict[str, Option[Any]]:
+        """Return the options of this class by name, those of its bases first."""
+        return hyperparameters.options_of(cls)
+
     def _called(self) -> dict[str, Any]:
         """Return what hyperparameters that are callables or schedules say now.
 
@@ -259,7 +263,7 @@ class Optimizer:
         values = self._values
         if self._uncalled is values:
             return {}
-        options = _options(type(self))
+        options = self._options()
         called = {
             name: options[name].number(value, lambda: self.iterations)
             for name, value in values.items()
@@ -272,6 +276,7 @@ class Optimizer:
     def _arguments(self, called: dict[str, Any], factor: float = 1.0) -> StepArguments:
         """Return the argument of a step: everything but the arrays. Under the lock."""
         values = self._values
+        arguments: StepArguments
         made_from, arguments = self._prepared
         if made_from is not values or called:
             numbers = {**values, **called}
@@ -324,7 +329,7 @@ class Optimizer:
         """Return the variant of the update, as the header numbers it."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
-    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, float]:
+    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Return the other scalars of the update by name."""
         raise NotImplementedError(f"{type(self).__name__} has no update of its own")
 
@@ -506,12 +511,12 @@ class Optimizer:
         index = self._slots.find(var)
         if index is None:  # perhaps it was resized in place: its address is another now
             for k, bound in enumerate(self._slots):
-                if bound.was_resized and bound.var.base is var:  # type: ignore[union-attr]
+                if bound.was_resized and getattr(bound.var, "base", None) is var:
                     return k
             state_rules.unknown_variable(var)
-        bound = self._slots[index].var
-        if bound is not None:
-            rules.same_array("", var, bound)
+        known = self._slots[index].var
+        if known is not None:
+            rules.same_array("", var, known)
         return index
 
     def exclude_from_weight_decay(
@@ -956,7 +961,7 @@ class Optimizer:
         dict
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
-        options, config = _options(type(self)), self._settings()
+        options, config = self._options(), self._settings()
         for name in options.keys() & config.keys():
             value = getattr(self, name)
             if isinstance(value, LearningRateSchedule):
@@ -969,9 +974,7 @@ class Optimizer:
     def _settings(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were set, without those off."""
         values = {
-            name: self._values[name]
-            for name in _options(type(self))
-            if name in self._values
+            name: self._values[name] for name in self._options() if name in self._values
         }
         settings = {
             "name": self._name,
@@ -1093,6 +1096,3 @@ class Optimizer:
     def __repr__(self) -> str:
         fields = ", ".join(f"{k}={v!r}" for k, v in self._settings().items())
         return f"{type(self).__name__}({fields})"
-
-
-_options = functools.cache(hyperparameters.options_of)

@@ -143,13 +143,10 @@ class RMSprop(Optimizer):
         self.eps_in_sqrt = eps_in_sqrt
 
     def _variant(self, numbers: Mapping[str, Any]) -> int:
-        return (
-            FLAGS["centered"] * numbers["centered"]
-            + FLAGS["momentum"] * (numbers["momentum"] > 0)
-            + FLAGS["eps_in_sqrt"] * numbers["eps_in_sqrt"]
-        )
+        # The momentum slot is left alone while momentum is 0.
+        return sum(bit for name, bit in FLAGS.items() if numbers[name])
 
-    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, float]:
+    def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         return {name: numbers[name] for name in ("rho", "momentum", "epsilon")}
 
     def _slots_for(self, variant: int) -> list[str]:

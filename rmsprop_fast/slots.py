@@ -260,11 +260,12 @@ class Slots:
         # What an interrupt leaves behind here is beyond the counts of the old state.
         bound += fresh
         all_order += order
-        for index, each in enumerate(bound[state.n :], state.n):
-            state.by_key[self.key(each.var)] = index
-        arrays = [each.var for each in fresh]
-        for slots in added.values():
-            arrays += slots.values()
+        arrays = []
+        for index, var in zip(indices, new, strict=True):
+            if index >= state.n:
+                state.by_key[self.key(var)] = index
+                arrays.append(var)
+            arrays += added[index].values()
         state.extents.add_all([backends.bounds(array) for array in arrays])
         self.state = State(
             bound,
@@ -295,13 +296,15 @@ class Slots:
         """Return a restored state, bound to `new`, which match it by position."""
         bound = []
         for each, var in zip(self, new, strict=True):
-            placed = [
+            slots, counters = (
                 {name: backends.place(array, var) for name, array in arrays.items()}
                 for arrays in (each.slots, each.counters)
-            ]
+            )
             is_excluded = each.is_excluded or self.key(var) in self._to_exclude
             view = backends.own_view(var)
-            bound.append(Bound(view, each.shape, each.dtype, *placed, is_excluded))
+            bound.append(
+                Bound(view, each.shape, each.dtype, slots, counters, is_excluded)
+            )
         return _state_of(bound, self._order(), is_closed=self.is_closed)
 
     def without(self, index: int) -> Slots:

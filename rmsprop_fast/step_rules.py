@@ -210,8 +210,7 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
         )
     if grad.dtype != var.dtype or not grad.dtype.isnative:
         raise TypeError(
-            f"{where}gradient has dtype {grad.dtype.str!r}, its variable "
-            f"{var.dtype.str!r}"
+            f"{where}gradient has dtype {grad.dtype}, its variable {var.dtype}"
         )
     if grad.shape != var.shape:
         raise ValueError(

@@ -693,7 +693,7 @@ def refusals(xp: OnDevice) -> dict[str, tuple[Any, type[Exception], str]]:
         "dtype": (
             [(xp(np.ones((4, 6))), var)],
             TypeError,
-            "gradient has dtype '<f8', its variable '<f4'",
+            "gradient has dtype float64, its variable float32",
         ),
         "integers": (
             [(grad, xp(np.ones((4, 6), np.int32)))],

@@ -323,14 +323,14 @@ GRADIENTS = {
         f"dtype-{kind}": (
             lambda w, kind=kind: [(np.ones((4, 3), kind), w.table)],
             TypeError,
-            f"gradient has dtype '{kind}', its variable '<f8'",
+            f"gradient has dtype {re.escape(str(np.dtype(kind)))}, its variable float64",
         )
         for kind in ["<f4", "<i8", "<f2", ">f8", "<c16", "|b1", "|O"]
     },
     "float64-for-float32": (
         lambda w: [(np.ones(5), w.bias)],
         TypeError,
-        "gradient has dtype '<f8', its variable '<f4'",
+        "gradient has dtype float64, its variable float32",
     ),
     **{
         f"shape-{shape}": (

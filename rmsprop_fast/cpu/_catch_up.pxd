@@ -1,7 +1,7 @@
 # Make up for the steps that rows have missed because no gradient had them.
 
 from rmsprop_fast.cpu._spans cimport Coef
-from rmsprop_fast.cpu._tasks cimport Variable
+from rmsprop_fast.cpu._variable cimport Variable
 
 # Catch up the rows, or parts of rows, that elements begin to end are. The counts of
 # these rows are read only: another thread may be at the rest of a row.

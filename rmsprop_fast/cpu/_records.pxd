@@ -6,7 +6,7 @@ from rmsprop_fast.cpu._extents cimport Extents
 from rmsprop_fast.cpu._gradients cimport Gradient
 from rmsprop_fast.cpu._layout cimport Layout
 from rmsprop_fast.cpu._sort cimport Indices
-from rmsprop_fast.cpu._tasks cimport Variable
+from rmsprop_fast.cpu._variable cimport Variable
 
 cimport numpy as cnp
 

@@ -20,9 +20,10 @@ from rmsprop_fast.cpu._records cimport (
 from rmsprop_fast.cpu._sort cimport Indices, sort_bytes, sort_rows
 from rmsprop_fast.cpu._spans cimport Coef, coef_make, dtype_row, prepare_powers
 from rmsprop_fast.cpu._tasks cimport (
-    OCCURRENCE_WORK, Task, Variable, add_catch_up, add_dense, add_rows, max_tasks,
-    note_hot_rows, run_tasks, work_after,
+    OCCURRENCE_WORK, Task, add_catch_up, add_dense, add_rows, max_tasks, note_hot_rows,
+    run_tasks, work_after,
 )
+from rmsprop_fast.cpu._variable cimport Variable
 from rmsprop_fast.header cimport (
     rmsprop_idle_f32, rmsprop_idle_f64, rmsprop_norm_scale,
 )
@@ -204,7 +205,7 @@ cdef class Step:
     cdef rmsprop_idle_f64[COUNT_BITS] idle_f64
     cdef readonly int team
 
-    def __init__(self):
+    def __cinit__(self):
         self.records = Records()
         self.tasks = Buffer()
         self.occurrences = Buffer()

@@ -1,43 +1,8 @@
 # A whole step as one list of tasks, and its run in one parallel region.
 
-from libc.string cimport memset
-
 from rmsprop_fast.cpu._gradients cimport Gradient
-from rmsprop_fast.cpu._layout cimport Layout
-from rmsprop_fast.cpu._spans cimport Coef, Counts, param_size
-from rmsprop_fast.header cimport RMSPROP_N_SLOTS
-
-# One variable and its slots. A slot is one aligned C-contiguous run, or NULL.
-ctypedef struct Variable:
-    int dtype                  # F32 or F64
-    char *param
-    const Layout *layout       # NULL: param is one run
-    Py_ssize_t size            # elements
-    Py_ssize_t n_rows          # length of the first axis
-    Py_ssize_t width           # elements per row
-    Py_ssize_t row_stride      # bytes from row to row of param
-    bint rows_are_runs         # each row of param is one run
-    char *slots[RMSPROP_N_SLOTS]  # NULL: absent
-    Counts counts
-    bint decays                # whether weight decay reaches it
-
-
-cdef inline Variable variable_make(
-    int dtype, char *param, Py_ssize_t n_rows, Py_ssize_t width,
-) noexcept nogil:
-    """Return a variable that is one run of rows, with no slot and no counts yet."""
-    cdef Variable v
-    memset(&v, 0, sizeof(v))
-    v.dtype = dtype
-    v.param = param
-    v.size = n_rows * width
-    v.n_rows = n_rows
-    v.width = width
-    v.row_stride = width * param_size(dtype)
-    v.rows_are_runs = True
-    v.decays = True
-    return v
-
+from rmsprop_fast.cpu._spans cimport Coef
+from rmsprop_fast.cpu._variable cimport Variable
 
 # Work (elements, about) below which a step stays on one thread: a team costs more.
 cdef Py_ssize_t serial_below

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY
 
 from rmsprop_fast.cpu._catch_up cimport catch_up_elements, note_row
 from rmsprop_fast.cpu._gradients cimport scaled
-from rmsprop_fast.cpu._layout cimport copy_block, run_of
+from rmsprop_fast.cpu._layout cimport Layout, copy_block, run_of
 from rmsprop_fast.cpu._sort cimport Occurrence32, Occurrence64, is_wide
 from rmsprop_fast.cpu._spans cimport (
     Coef, Rows, param_size, prefetch, prefetch_row, slots_at, spans, state_size,

@@ -37,4 +37,4 @@ def on_a_draft(
         self.__dict__ = draft.__dict__
         return self
 
-    return call
+    return call  # type: ignore[return-value]  # mypy names its first argument

@@ -14,7 +14,7 @@ from rmsprop_fast.cpu._records cimport HOST, Buffer, Entries, Entry, Record, Rec
 from rmsprop_fast.cpu._sort cimport Indices
 from rmsprop_fast.cpu._spans cimport Coef, F32, F64, N_DTYPES, param_size
 from rmsprop_fast.cpu._step cimport StepArguments
-from rmsprop_fast.cpu._tasks cimport Variable
+from rmsprop_fast.cpu._variable cimport Variable
 from rmsprop_fast.header cimport (
     RMSPROP_CENTERED, RMSPROP_MOMENTUM, RMSPROP_N_SLOTS, rmsprop_idle_powers_f32,
     rmsprop_idle_powers_f64, rmsprop_needs_slot,
