@@ -14,9 +14,10 @@ import pytest
 from gpu_host import build, fake_cupy
 
 from rmsprop_fast import IndexedSlices, RMSprop
-from rmsprop_fast.cpu._extents import Extents
+from rmsprop_fast.cpu._step import REFUSED, Step, StepArguments
 from rmsprop_fast.gpu import compiler
 from rmsprop_fast.gpu._plan import Plan
+from rmsprop_fast.slots import Slots
 
 
 @pytest.fixture
@@ -210,13 +211,23 @@ def test_the_plan_takes_cupys_own_arrays() -> None:
     var, rms, grad = (own_array(cupy, np.ones((4, 3), np.float32)) for _ in range(3))
     rows = own_array(cupy, np.array([1, 2]))
     values = own_array(cupy, np.ones((2, 3), np.float32))
-    by_key = {var.data.ptr: 0}
-    plan = Plan(by_key, Extents(), set(), cupy.ndarray)
-    plan.bind(0, var, rms, None, None)
+    slots, step = Slots(), Step()
+    slots.bind([var], [], given=("rms", rms))
+    plan = Plan(step.records, cupy.ndarray)
+
+    class Devices:
+        def update(self, *_: Any) -> Any:
+            plan.use_collected()
+            return plan.groups
+
+    step.devices = Devices()
+
+    def groups(gradient: Any, variable: Any = var, variant: int = 4) -> Any:
+        return step.update(slots, [(gradient, variable)], StepArguments(variant))
+
     for given in grad, IndexedSlices(values, rows):
-        assert plan.collect([(given, var)], 4, False)
-        assert plan.groups == [(0, 0, given is not grad, 0)]
-        assert plan.collect([(given, var.view())], 4, False)
+        assert groups(given) == [(0, 0, given is not grad, 0)]
+        assert groups(given, var.view()) == groups(given)
     for broken in (
         grad.T,
         grad[:, :2],
@@ -225,9 +236,9 @@ def test_the_plan_takes_cupys_own_arrays() -> None:
         IndexedSlices(values, own_array(cupy, np.array([1, 2])), (5, 3)),
         None,
     ):
-        assert not plan.collect([(broken, var)], 4, False)
-    assert not plan.collect([(grad, var)], 5, False)  # centered: there is no mg
-    assert not plan.collect([(grad, var.reshape(3, 4))], 4, False)
+        assert groups(broken) == REFUSED
+    assert groups(grad, variant=5) == REFUSED  # centered: there is no mg
+    assert groups(grad, var.reshape(3, 4)) == REFUSED
 
 
 def test_what_cannot_be_launched_here_says_so() -> None:

@@ -86,7 +86,7 @@ cdef extern from "rmsprop_fast/gpu/tables.h" nogil:
         double factor, norm
         int is_global
 
-    ctypedef struct rmsprop_finite_check:
+    ctypedef struct rmsprop_finiteness:
         uint64_t stop, is_any "any", nonfinite, fault
         long long n, step
         int skips

@@ -583,8 +583,8 @@ def finite_check(
     long long step, bint skips,
 ):
     """Return the parameter of the kernel that decides about gradients not finite."""
-    cdef Table table = Table(sizeof(rmsprop_finite_check))
-    cdef rmsprop_finite_check *t = <rmsprop_finite_check *> table.data
+    cdef Table table = Table(sizeof(rmsprop_finiteness))
+    cdef rmsprop_finiteness *t = <rmsprop_finiteness *> table.data
     t.stop = stop
     t.is_any = is_any
     t.nonfinite = nonfinite

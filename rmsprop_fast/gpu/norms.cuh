@@ -113,7 +113,7 @@ INLINE void run_nonfinite(const rmsprop_table &t)
 }
 
 /* One thread. A step that is left out sees `any`; one that is refused stops all. */
-INLINE void run_finite_check(const rmsprop_finite_check &t)
+INLINE void run_finite_check(const rmsprop_finiteness &t)
 {
     if (threadIdx.x != 0 || *at<const int>(t.any) == 0)
         return;

@@ -15,7 +15,8 @@
 #include "rows.cuh"
 #include "norms.cuh"
 
-/* The tests define KERNEL beforehand, to list the kernels and to call them. */
+/* The tests define KERNEL beforehand, to list the kernels and to call them. A kernel's
+ * name must be no struct's. */
 #ifndef KERNEL
 #define KERNEL(name, parameters)                                                         \
     extern "C" __global__ void __launch_bounds__(RMSPROP_THREADS, 2)                      \
@@ -40,7 +41,7 @@
 #define UNTYPED_KERNELS()                                                                \
     KERNEL(norm_squares, rmsprop_table) { run_norm_squares(t); }                         \
     KERNEL(norm_scales, rmsprop_norms) { run_norm_scales(t); }                           \
-    KERNEL(finite_check, rmsprop_finite_check) { run_finite_check(t); }                  \
+    KERNEL(finite_check, rmsprop_finiteness) { run_finite_check(t); }                  \
     KERNEL(count_steps, rmsprop_rows_table) { run_count_steps(t); }
 #define ROWS_KERNELS(wide, U, suffix, T, V)                                              \
     KERNEL(rows##wide##_##suffix##_##V, rmsprop_rows_table) { run_rows<T, U, V>(t); }

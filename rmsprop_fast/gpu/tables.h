@@ -92,7 +92,7 @@ typedef struct {
     rmsprop_address occurrences; /* unsorted where written, sorted where read */
     rmsprop_address fault;       /* rmsprop_fault */
     long long n_items;
-    long long step;          /* as in rmsprop_finite_check */
+    long long step;          /* as in rmsprop_finiteness */
     int n;
     unsigned n_chunks, n_run_chunks;
     int made;                /* steps that each variable makes now */
@@ -151,6 +151,6 @@ typedef struct {
     long long n;             /* gradients */
     long long step;          /* its number, for the host; -1 in a captured graph */
     int skips;               /* leave it out; else stop until the host has raised */
-} rmsprop_finite_check;
+} rmsprop_finiteness;
 
 #endif /* RMSPROP_FAST_GPU_TABLES_H */
