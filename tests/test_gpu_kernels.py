@@ -243,7 +243,12 @@ MUTANTS: dict[str, tuple[Any, ...]] = {
         r"\? first \+ RMSPROP_SUM_RUN",
         "? first + RMSPROP_SUM_RUN + 1",
     ),
-    "lanes-not-all-folded": ("run_norm_blocks", PATTERN, r"distance > 0", "distance > 1"),
+    "lanes-not-all-folded": (
+        "run_norm_blocks",
+        PATTERN,
+        r"distance > 0",
+        "distance > 1",
+    ),
     "the-flag-is-not-read": ("is_stopped", PATTERN, r"\*at<[^>]*>\(s\.stop\)", "0"),
     "a-step-left-out-is-made": ("is_stopped", PATTERN, r"\*at<[^>]*>\(s\.skip\)", "0"),
     "a-row-catches-up-twice": ("run_catch_up_rows", CONDITION, "is_first", "true"),
@@ -283,7 +288,9 @@ def mutate(text: str, kind: str, *how: Any) -> str:
 def put_bug_in(folder: Path, function: str, kind: str, *how: Any) -> Path:
     """Copy the kernels' text to a folder, with a bug in a function; return the copy."""
     found = 0
-    definition = re.compile(rf"^\S[^\n;]*\b{function}\([^;{{}}]*\)\s*\{{.*?^\}}", re.M | re.S)
+    definition = re.compile(
+        rf"^\S[^\n;]*\b{function}\([^;{{}}]*\)\s*\{{.*?^\}}", re.M | re.S
+    )
     for path in [*build.TEXT.parent.glob("*.cuh"), build.TEXT]:
         text = path.read_text()
         if (match := definition.search(text)) is not None:

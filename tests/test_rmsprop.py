@@ -761,3 +761,96 @@ def test_a_copy_of_a_subclass_keeps_what_it_added():
 
 def test_a_subclass_is_called_after_itself_when_it_has_no_name():
     assert Halved(name=None).get_config()["name"] == "Halved"
+
+
+# What RMSprop().get_config() of each Keras returns, and with a schedule.
+KERAS_3 = {
+    "name": "rmsprop",
+    "learning_rate": 0.0010000000474974513,
+    **dict.fromkeys(("weight_decay", "clipnorm", "global_clipnorm", "clipvalue")),
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+    "rho": 0.9,
+    "momentum": 0.0,
+    "epsilon": 1e-07,
+    "centered": False,
+}
+KERAS_2 = {
+    "name": "RMSprop",
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": 100,
+    "jit_compile": True,
+    "is_legacy_optimizer": False,
+    "learning_rate": 0.01,
+    "rho": 0.8,
+    "momentum": 0.5,
+    "epsilon": 1e-07,
+    "centered": True,
+}
+KERAS_2_LEGACY = {
+    "name": "RMSprop",
+    "learning_rate": 0.01,
+    "decay": 0.1,
+    "rho": 0.9,
+    "momentum": 0.0,
+    "epsilon": 1e-07,
+    "centered": False,
+}
+SCHEDULE_OF_KERAS_3 = {
+    "module": "keras.optimizers.schedules",
+    "class_name": "ExponentialDecay",
+    "config": {
+        "initial_learning_rate": 0.5,
+        "decay_steps": 10,
+        "decay_rate": 0.5,
+        "staircase": False,
+        "name": "ExponentialDecay",
+    },
+    "registered_name": None,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [KERAS_3, KERAS_2, KERAS_2_LEGACY],
+    ids=["keras-3", "keras-2.15", "keras-2-legacy"],
+)
+def test_a_configuration_of_keras_makes_the_same_optimizer(config):
+    before = dict(config)
+    opt = RMSprop.from_config(config)
+    assert config == before
+    for name in ("learning_rate", "rho", "momentum", "epsilon", "centered"):
+        assert getattr(opt, name) == config[name]
+    assert opt.decay == config.get("decay", 0.0)
+
+
+def test_a_schedule_of_keras_3_is_ours():
+    opt = RMSprop.from_config({**KERAS_3, "learning_rate": SCHEDULE_OF_KERAS_3})
+    assert opt.learning_rate(10) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_ema", True),
+        ("loss_scale_factor", 2.0),
+        ("gradient_accumulation_steps", 4),
+    ],
+)
+def test_a_key_of_keras_that_would_change_something_is_named(key, value):
+    match = f"^config: {key} is not supported, got {value}"
+    with pytest.raises(ValueError, match=match):
+        RMSprop.from_config({**KERAS_3, key: value})
+
+
+def test_an_unknown_key_is_named():
+    with pytest.raises(TypeError, match="nesterov"):
+        RMSprop.from_config({**KERAS_3, "nesterov": True})
