@@ -15,6 +15,7 @@ from rmsprop_fast.cpu._extents import address_of, bounds_of
 
 __all__ = [
     "address",
+    "adopt",
     "as_numpy",
     "bounds",
     "copy_into",
@@ -42,6 +43,16 @@ def is_on_device(value: Any) -> bool:
 def is_array(value: Any) -> bool:
     """Return whether `value` is an array of NumPy's or CuPy's."""
     return isinstance(value, np.ndarray) or is_on_device(value)
+
+
+def adopt(value: Any) -> Any:
+    """Return the array that an object stands for, or the object itself.
+
+    This is the only place that has to learn a new type of array. The array shares the
+    memory of the object, except for a NumPy scalar: it cannot be written, and is what
+    NumPy makes of a 0-d array in arithmetic.
+    """
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def device_id(array: Array) -> int:

@@ -201,8 +201,7 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
     if type(grad) is indexed_slices.IndexedSlices:
         indexed_slices.slices_for(where, grad, var)
         return grad.values
-    if isinstance(grad, np.generic):
-        grad = np.asarray(grad)  # what NumPy makes of a 0-d array in arithmetic
+    grad = backends.adopt(grad)
     if not backends.is_array(grad):
         raise TypeError(
             f"{where}gradient must be a numpy.ndarray, IndexedSlices or None, "
@@ -306,6 +305,7 @@ def step(
     memory = _Memory(slots)
     seen: dict[Any, Array] = {}
     missing: list[Array] = []
+    values: list[tuple[str, Array]] = []
     for k, (grad, var) in enumerate(grads_and_vars):
         where = f"grads_and_vars[{k}]: "
         if grad is None and not slots.is_restored:
@@ -317,7 +317,7 @@ def step(
         if grad is None:
             missing.append(var)
         else:
-            gradient(where, grad, var)
+            values.append((where, gradient(where, grad, var)))
     if len(missing) == len(grads_and_vars):
         raise ValueError(
             "No gradients provided for any variable: grads_and_vars has "
@@ -326,11 +326,8 @@ def step(
     memory.refuse_new()
     if slots.is_restored:
         restored(list(seen.values()), slots)
-    for k, (grad, _) in enumerate(grads_and_vars):
-        if grad is not None:
-            values = getattr(grad, "values", grad)
-            if not isinstance(values, np.generic):
-                memory.refuse(f"grads_and_vars[{k}]: ", "gradient", values)
+    for where, array in values:
+        memory.refuse(where, "gradient", array)
     return list(seen.values()), missing
 
 
@@ -340,7 +337,7 @@ def nonfinite(grads_and_vars: Sequence[tuple[Any, Any]]) -> None:
     for k, (grad, var) in enumerate(grads_and_vars):
         if grad is None or backends.is_on_device(var):
             continue
-        values = np.asarray(getattr(grad, "values", grad))
+        values = backends.adopt(getattr(grad, "values", grad))
         count = values.size - int(np.count_nonzero(np.isfinite(values)))
         if count:
             found.append(_bad_elements(k, count, values.size, var.shape))

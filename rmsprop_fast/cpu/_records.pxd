@@ -67,7 +67,7 @@ cdef class Records:
     cdef Py_ssize_t n, capacity
     cdef Py_ssize_t epoch       # changes with `extents`
     cdef Py_ssize_t steps
-    cdef list held              # gradients that were NumPy scalars
+    cdef list held              # the arrays that gradients stand for
     cdef type device_array      # cupy.ndarray, once a variable is on a device
     cdef readonly bint counts_rows
     cdef Entries host, device   # of the last call of `collect`

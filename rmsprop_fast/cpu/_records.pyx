@@ -23,8 +23,6 @@ from rmsprop_fast.header cimport (
 
 from weakref import ref
 
-import numpy as np
-
 from rmsprop_fast import backends
 from rmsprop_fast.indexed_slices import IndexedSlices
 
@@ -457,10 +455,9 @@ cdef class Records:
             array = grad._values
         else:
             if not cnp.PyArray_Check(grad):
-                if not cnp.PyArray_CheckScalar(grad):
+                grad = backends.adopt(grad)
+                if not cnp.PyArray_Check(grad):
                     return False
-                # What NumPy makes of a 0-d array in arithmetic.
-                grad = np.asarray(grad)
                 self.held.append(grad)
             array = grad
             if not _takes_array(record, array):
