@@ -32,13 +32,20 @@ from rmsprop_fast.estimators.patience import Patience
 from rmsprop_fast.estimators.table import Table
 from rmsprop_fast.schedules import LearningRateSchedule
 
-__all__ = ["ALL_IN_Y", "TableEstimator"]
+__all__ = ["ALL_IN_Y", "TableEstimator", "set_parameters"]
 
 Array = np.ndarray[Any, Any]
 
 MAX_THREADS = 1024
 ALL_IN_Y = object()
 FLOATS = [np.float64, np.float32]  # what is neither becomes the first
+
+
+def set_parameters(estimator: object, arguments: dict[str, Any]) -> None:
+    """Set the parameters of an estimator to `arguments`, the locals of its __init__."""
+    for name, value in arguments.items():
+        if name != "self":
+            setattr(estimator, name, value)
 
 
 class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
@@ -92,6 +99,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
     num_threads: int | None
     loss: str
     n_features_in_: int
+    _y_scale: float  # the unit in which y is trained
     _trained_with: dict[str, Any]
 
     @abstractmethod

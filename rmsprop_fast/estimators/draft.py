@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["on_a_draft"]
 
-Estimator = TypeVar("Estimator")
-Arguments = ParamSpec("Arguments")
-Method = Callable[Concatenate[Estimator, Arguments], Estimator]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def on_a_draft(
-    method: Callable[Concatenate[Estimator, Arguments], Any],
-    copied: tuple[str, ...] = (),
-) -> Method[Estimator, Arguments]:
+def on_a_draft(method: Method, copied: tuple[str, ...] = ()) -> Method:
     """Let `method` change a draft of the estimator, which the estimator then becomes.
 
     An error, an interrupt or a failed allocation leaves the estimator as it was. The
@@ -26,10 +21,8 @@ def on_a_draft(
     """
 
     @wraps(method)
-    def call(
-        self: Estimator, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Estimator:
-        draft: Estimator = object.__new__(type(self))
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        draft = object.__new__(type(self))
         values = vars(self)
         own = {name: values[name] for name in copied if name in values}
         draft.__dict__ = values | deepcopy(own)
@@ -37,4 +30,4 @@ def on_a_draft(
         self.__dict__ = draft.__dict__
         return self
 
-    return call  # type: ignore[return-value]  # mypy names its first argument
+    return cast(Method, call)

@@ -17,6 +17,8 @@ from sklearn.neural_network._stochastic_optimizers import BaseOptimizer
 from sklearn.utils._param_validation import Interval
 
 from rmsprop_fast import RMSprop
+from rmsprop_fast.estimators.base import set_parameters
+from rmsprop_fast.estimators.docstrings import PERCEPTRON, completed
 from rmsprop_fast.estimators.draft import on_a_draft
 
 __all__ = ["RMSpropMLPClassifier", "RMSpropMLPRegressor"]
@@ -67,6 +69,14 @@ class _RMSpropMLP:
     beta_1, beta_2 = 0.9, 0.999
     max_fun = 15_000
 
+    # What mypy has to know of __init__.
+    learning_rate_init: float
+    rho: float
+    momentum: float
+    epsilon: float
+    centered: bool
+    num_threads: int | None
+
     _own_constraints: ClassVar[dict[str, list[Any]]] = {
         "rho": [Interval(Real, 0, 1, closed="both")],
         "momentum": [Interval(Real, 0, 1, closed="both")],
@@ -98,25 +108,7 @@ class _RMSpropMLP:
         n_iter_no_change: int = 10,
         num_threads: int | None = 1,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.rho = rho
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.centered = centered
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.num_threads = num_threads
+        set_parameters(self, locals())
 
     @property
     def _optimizer(self) -> _RMSpropOptimizer:
@@ -136,64 +128,16 @@ class _RMSpropMLP:
         self._rmsprop_optimizer = _RMSpropOptimizer(rmsprop)
 
 
+@completed(**PERCEPTRON)
 class RMSpropMLPClassifier(_RMSpropMLP, MLPClassifier):
     """Classify by `sklearn.neural_network.MLPClassifier`, trained by RMSprop.
 
     An epoch takes less time than with Adam where the update is what takes it: small
     mini-batches, wide layers. Methods and attributes are scikit-learn's.
 
-    Parameters
-    ----------
-    hidden_layer_sizes : sequence of int, default (100,)
-        Units of each hidden layer.
-    activation : {"identity", "logistic", "tanh", "relu"}, default "relu"
-        Of the hidden layers.
-    alpha : float, default 0.0001
-        Weight of the L2 penalty, >= 0; its gradient goes through RMSprop too.
-    batch_size : int or "auto", default "auto"
-        Samples per step; "auto" is 200, or all where there are fewer.
-    learning_rate_init : float, default 0.001
-        Size of a step, > 0: a weight with a steady gradient moves by so much.
-    rho : float, default 0.9
-        Weight of the past in the running mean of squared gradients, in [0, 1].
-    momentum : float, default 0.0
-        Weight of the past steps in a step, in [0, 1].
-    epsilon : float, default 1e-7
-        Added to the mean square inside the root; >= 0, unit of the gradient squared.
-    centered : bool, default False
-        Divide by the standard deviation of the gradient instead.
-    max_iter : int, default 200
-        Most epochs of `fit`.
-    shuffle : bool, default True
-        Shuffle the samples before each epoch.
-    random_state : int, RandomState or None, default None
-        Decides first weights, order of samples and validation split.
-    tol : float, default 1e-4
-        `fit` stops when loss or validation score has not improved by `tol` for
-        `n_iter_no_change` epochs.
-    verbose : bool, default False
-        Print the loss of each epoch.
-    warm_start : bool, default False
-        `fit` goes on from the weights of the last call.
-    early_stopping : bool, default False
-        Stop by the score on `validation_fraction` of the samples.
-    validation_fraction : float, default 0.1
-        In [0, 1); used with early stopping.
-    n_iter_no_change : int, default 10
-        See `tol`.
-    num_threads : int or None, default 1
-        Threads of the updates; None is what `rmsprop_fast.Optimizer` chooses. More than
-        one seldom pays: the products before and after run on threads of the BLAS, and
-        two teams that wait by spinning take the cores from each other.
-
     See Also
     --------
     sklearn.neural_network.MLPClassifier : The same with Adam, SGD or L-BFGS.
-
-    Notes
-    -----
-    RMSprop's arithmetic is not Adam's: try other learning rates. `partial_fit` goes on
-    with the slots; `warm_start` begins with new ones, as scikit-learn does for Adam.
 
     Examples
     --------
@@ -216,6 +160,7 @@ class RMSpropMLPClassifier(_RMSpropMLP, MLPClassifier):
     partial_fit = on_a_draft(MLPClassifier.partial_fit, CHANGED)
 
 
+@completed(**PERCEPTRON)
 class RMSpropMLPRegressor(_RMSpropMLP, MLPRegressor):
     """Predict numbers by `sklearn.neural_network.MLPRegressor`, trained by RMSprop.
 
@@ -223,58 +168,9 @@ class RMSpropMLPRegressor(_RMSpropMLP, MLPRegressor):
     mini-batches, wide layers. Methods and attributes are scikit-learn's; the loss is
     the squared error.
 
-    Parameters
-    ----------
-    hidden_layer_sizes : sequence of int, default (100,)
-        Units of each hidden layer.
-    activation : {"identity", "logistic", "tanh", "relu"}, default "relu"
-        Of the hidden layers.
-    alpha : float, default 0.0001
-        Weight of the L2 penalty, >= 0; its gradient goes through RMSprop too.
-    batch_size : int or "auto", default "auto"
-        Samples per step; "auto" is 200, or all where there are fewer.
-    learning_rate_init : float, default 0.001
-        Size of a step, > 0: a weight with a steady gradient moves by so much.
-    rho : float, default 0.9
-        Weight of the past in the running mean of squared gradients, in [0, 1].
-    momentum : float, default 0.0
-        Weight of the past steps in a step, in [0, 1].
-    epsilon : float, default 1e-7
-        Added to the mean square inside the root; >= 0, unit of the gradient squared.
-    centered : bool, default False
-        Divide by the standard deviation of the gradient instead.
-    max_iter : int, default 200
-        Most epochs of `fit`.
-    shuffle : bool, default True
-        Shuffle the samples before each epoch.
-    random_state : int, RandomState or None, default None
-        Decides first weights, order of samples and validation split.
-    tol : float, default 1e-4
-        `fit` stops when loss or validation score has not improved by `tol` for
-        `n_iter_no_change` epochs.
-    verbose : bool, default False
-        Print the loss of each epoch.
-    warm_start : bool, default False
-        `fit` goes on from the weights of the last call.
-    early_stopping : bool, default False
-        Stop by the score on `validation_fraction` of the samples.
-    validation_fraction : float, default 0.1
-        In [0, 1); used with early stopping.
-    n_iter_no_change : int, default 10
-        See `tol`.
-    num_threads : int or None, default 1
-        Threads of the updates; None is what `rmsprop_fast.Optimizer` chooses. More than
-        one seldom pays: the products before and after run on threads of the BLAS, and
-        two teams that wait by spinning take the cores from each other.
-
     See Also
     --------
     sklearn.neural_network.MLPRegressor : The same with Adam, SGD or L-BFGS.
-
-    Notes
-    -----
-    RMSprop's arithmetic is not Adam's: try other learning rates. `partial_fit` goes on
-    with the slots; `warm_start` begins with new ones, as scikit-learn does for Adam.
 
     Examples
     --------

@@ -37,6 +37,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):
 
     class_weight: Any
     classes_: Array
+    _y_scale = 1.0  # classes have no unit
 
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
@@ -205,6 +206,7 @@ class TableRegressor(RegressorMixin, TableEstimator):
     }
 
     delta: float
+    _y_mean: float
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Make one epoch over a part of the data.
