@@ -109,7 +109,7 @@ CALLS = [
 ]
 
 
-# Together they have every line of the folder but two that only return.
+# Together they execute the lines of classifiers and regressors, with and without pairs.
 @pytest.mark.parametrize(
     "estimator", [RMSpropRegressor, FactorizationMachineClassifier]
 )

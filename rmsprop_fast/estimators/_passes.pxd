@@ -76,5 +76,5 @@ ctypedef struct Passes:
         Py_ssize_t n, Py_ssize_t batch_size, void *rows) noexcept nogil
     # The whole table as a fit that ends here returns it.
     void (*result[2])(void *out, const Model *m, int team) noexcept nogil
-    # What is due to every row, done; `row` is scratch for one.
+    # Apply all pending penalties and averages; `row` is scratch for one row.
     void (*settle[2])(void *row, const Model *m) noexcept nogil

@@ -26,7 +26,7 @@ cdef const Passes *passes = NULL
 
 
 def use(isa):
-    """Run the loops of `isa` from now on."""
+    """Select the loops of the instruction set `isa`."""
     global passes
     loops = importlib.import_module(f"rmsprop_fast.estimators._loops_{isa}")
     cdef const Passes *table = <const Passes *> PyCapsule_GetPointer(
@@ -50,7 +50,7 @@ LOSSES = {
 
 
 cdef class Samples:
-    """The rows of X, dense or CSR, where they are: nothing is copied."""
+    """The rows of X, dense or CSR, read from the arrays of X without a copy."""
 
     cdef Source source
     cdef readonly Py_ssize_t n
@@ -58,7 +58,7 @@ cdef class Samples:
     cdef object _arrays
 
     def __init__(self, x):
-        """Take a checked X: C-contiguous, or CSR with int32 or int64 indices."""
+        """Read X: C-contiguous, or CSR with int32 or int64 indices, checked before."""
         sparse = hasattr(x, "indptr")
         data = np.ascontiguousarray(x.data if sparse else x)
         if data.dtype not in (np.float32, np.float64):
@@ -299,7 +299,9 @@ cdef class Trainer:
             &x.source, &order[0], order.shape[0], n, m.fit_intercept)
         cdef Py_ssize_t rows = min(most, m.n_features + 1)
         if x.source.n_columns != m.n_features or x.dtype != self.table.params.dtype:
-            raise ValueError("the samples do not fit the table")
+            raise ValueError(
+                f"X must have {m.n_features} columns of {self.table.params.dtype}, "
+                f"got {x.source.n_columns} of {x.dtype}")
         if most >= 2**31 - 1:
             raise ValueError(
                 f"a mini-batch must have fewer than 2**31 - 1 values, got {most}")

@@ -38,7 +38,14 @@ Array = np.ndarray[Any, Any]
 
 MAX_THREADS = 1024
 ALL_IN_Y = object()
-FLOATS = [np.float64, np.float32]  # what is neither becomes the first
+FLOATS = [np.float64, np.float32]  # any other dtype becomes the first
+
+
+def set_parameters(estimator: object, arguments: dict[str, Any]) -> None:
+    """Set the parameters of an estimator to `arguments`, the locals of its __init__."""
+    for name, value in arguments.items():
+        if name != "self":
+            setattr(estimator, name, value)
 
 
 def set_parameters(estimator: object, arguments: dict[str, Any]) -> None:
@@ -106,14 +113,14 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
     def _encode(
         self, y: Array, weight: Array, classes: Any, fresh: bool
     ) -> tuple[Array, Array, int]:
-        """Return y and the weights as the loops take them, and how many outputs.
+        """Return y and the weights in the form of the loops, and the number of outputs.
 
-        `classes` is what partial_fit was given, ALL_IN_Y in fit.
+        `classes` is the argument of partial_fit, and ALL_IN_Y in fit.
         """
 
     @abstractmethod
     def _score(self, y: Array, prediction: Array, weight: Array) -> float:
-        """Return what early stopping compares, of encoded y and raw predictions."""
+        """Return the score of raw predictions of encoded y, for early stopping."""
 
     @abstractmethod
     def _penalties(self) -> dict[str, float]:
@@ -121,7 +128,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _fitted(self, result: Array) -> dict[str, Any]:
-        """Return the fitted attributes that a table of parameters amounts to."""
+        """Return the fitted attributes for a table of parameters."""
 
     def _n_factors(self) -> int:
         return 0
@@ -138,9 +145,9 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         return 1.0
 
     def _steepest(self) -> float:
-        """Return the largest slope of a loss that is nowhere steep; it is trained as 1.
+        """Return the largest slope of the loss if it is below 1; it is trained as 1.
 
-        Else its gradients would drown in epsilon, and its progress in tol.
+        Smaller gradients would be small next to epsilon, and progress next to tol.
         """
         return 1.0
 
@@ -149,7 +156,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         tags.input_tags.sparse = True
         return tags
 
-    # --- The two ways in -------------------------------------------------------------
+    # --- fit and partial_fit ----------------------------------------------------------
 
     @on_a_draft
     @with_callbacks
@@ -236,7 +243,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
     # --- State -----------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        """Return what the trainer is told; what is due to rows depends on it."""
+        """Return the arguments of the trainer; pending penalties depend on them."""
         average = None if self.average is False else int(self.average)
         return {
             "loss": LOSSES[self.loss],
@@ -373,7 +380,7 @@ class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
         root.call_on_fit_task_end(**task, reconstruction_attributes={})
 
     def _as_if_ended(self, trainer: Trainer) -> dict[str, Any] | None:
-        """Return the fitted attributes of now, if there is a callback to want them."""
+        """Return the present fitted attributes if there is a callback, else None."""
         if getattr(self, "_skl_callbacks", None):
             return self._fitted(trainer.result().copy())
         return None

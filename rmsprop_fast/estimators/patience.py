@@ -17,7 +17,7 @@ class Patience:
         self._without = 0
 
     def add(self, score: float) -> bool:
-        """Take the score of an epoch; return whether it is the best so far."""
+        """Add the score of an epoch; return whether it is the best so far."""
         is_best = score > self.best
         self._without = 0 if score > self._target else self._without + 1
         if is_best:

@@ -1,4 +1,4 @@
-"""What training keeps between calls: one row of parameters and slots per feature."""
+"""The state of training between calls: a row of parameters and slots per feature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Table:
-    """The parameters of a model, their slots, and what is still due to each row.
+    """The parameters of a model, their slots, and up to when each row is settled.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Table:
     def set_slots(
         self, *, centered: bool, momentum: bool, penalised: bool, averaged: bool
     ) -> None:
-        """Add and drop arrays for other settings; what rows were due is settled."""
+        """Add and drop arrays for other settings, after all rows have been settled."""
         params = self.params
 
         def slot(kept: Array | None, wanted: bool) -> Array | None:

@@ -1,4 +1,4 @@
-"""Targets: classes and numbers, as the loops take them and as they come back."""
+"""Targets: classes and numbers, encoded for the loops and decoded again."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):
         p = expit(raw) if self.loss == "log_loss" else (np.clip(raw, -1, 1) + 1) / 2
         if p.shape[1] == 1:
             return np.hstack([1 - p, p])
-        p[p.sum(axis=1) == 0] = 1  # no class is likely: all are equally so
+        p[p.sum(axis=1) == 0] = 1  # no class is likely: all get the same probability
         return p / p.sum(axis=1, keepdims=True)
 
     @available_if(_has_probabilities)
@@ -245,7 +245,7 @@ class TableRegressor(RegressorMixin, TableEstimator):
             if total > 0:
                 square = np.average((y - self._y_mean) ** 2, weights=weight)
                 self._y_scale = math.sqrt(square)
-            # One value only: any scale will do.
+            # All targets are equal: any scale is right.
             self._y_scale = self._y_scale or 1.0
         return (y - self._y_mean) / self._y_scale, weight, 1
 
