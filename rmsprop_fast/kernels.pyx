@@ -59,13 +59,15 @@ cdef bint is_alone
 
 
 def _read_threads():
-    """Copy what `threads` found out at import, or in a forked child."""
+    """Copy what `threads` knows: at import, in a forked child, when it changes."""
     global default_limit, is_alone
-    default_limit = most_threads if threads._limit is None else threads._limit
+    limit = threads.limit()
+    default_limit = most_threads if limit is None else limit
     is_alone = threads.count(2) == 1
 
 
 _read_threads()
+threads.call_on_change(_read_threads)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_read_threads)  # after that of `threads`
 

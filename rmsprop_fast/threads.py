@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rmsprop_fast.cpu import _platform
 
-__all__ = ["count", "renew_lock_in_child"]
+__all__ = ["call_on_change", "count", "limit", "renew_lock_in_child"]
 
 # Set in a forked child whose parent could not end its OpenMP threads.
 _alone = False
@@ -41,9 +43,54 @@ def _cgroup_cpus(root: Path) -> float:
         return math.inf
 
 
-# OpenMP heeds the affinity mask but no quota. Somebody who sets OMP_NUM_THREADS has
-# decided, as for scikit-learn.
-_limit = None if "OMP_NUM_THREADS" in os.environ else _allowed_cpus()
+# For how many seconds an answer of the operating system is used again. To ask takes
+# 50 us, as long as a step over 50,000 elements, and limits change rarely.
+FRESH = 1.0
+
+# OpenMP read the affinity mask when the process started, and it never reads a quota.
+# A user who sets OMP_NUM_THREADS has decided: then nobody asks.
+_omp_decides = "OMP_NUM_THREADS" in os.environ
+
+# The last answer and when it becomes too old.
+_allowed = 0
+_fresh_until = -math.inf
+_listeners: list[Callable[[], object]] = []
+
+
+def limit() -> int | None:
+    """Return how many threads the machine and its control group allow now.
+
+    The answer is at most `FRESH` seconds old.
+
+    Returns
+    -------
+    int or None
+        None when the environment variable OMP_NUM_THREADS decides.
+    """
+    global _allowed, _fresh_until
+    if _omp_decides:
+        return None
+    now = time.monotonic()
+    if now >= _fresh_until:
+        before, _allowed = _allowed, _allowed_cpus()
+        _fresh_until = now + FRESH
+        if before not in (0, _allowed):
+            for listener in _listeners:
+                listener()
+    return _allowed
+
+
+def call_on_change(listener: Callable[[], object]) -> None:
+    """Call `listener` whenever `limit` has found another number of threads.
+
+    Compiled code that runs without the GIL keeps a copy of the limit, and cannot ask.
+
+    Parameters
+    ----------
+    listener : callable
+        Called without arguments. It is kept for ever.
+    """
+    _listeners.append(listener)
 
 
 def count(num_threads: int | None = None) -> int:
@@ -52,9 +99,9 @@ def count(num_threads: int | None = None) -> int:
     Parameters
     ----------
     num_threads : int, optional
-        Taken literally when given. Otherwise OMP_NUM_THREADS, or what the machine and
-        its control group allow; asked at every call, so that limits set by
-        threadpoolctl count.
+        Taken literally when given. Otherwise OMP_NUM_THREADS decides, or what the
+        machine and its control group allow, see `limit`. OpenMP is asked at every
+        call, so a limit set by threadpoolctl takes effect at once.
 
     Returns
     -------
@@ -64,15 +111,16 @@ def count(num_threads: int | None = None) -> int:
         return 1
     if num_threads is not None:
         return num_threads
-    if _limit is None:
-        return _platform.max_threads()
-    return min(_platform.max_threads(), _limit)
+    most = _platform.max_threads()
+    allowed = limit()
+    return most if allowed is None else min(most, allowed)
 
 
 # --- Fork ----------------------------------------------------------------------------
 
-# libgomp's idle threads do not survive a fork, and the child's first parallel region
-# waits for them for ever. So they are ended before; they cost 0.1 ms to start again.
+# The idle threads of libgomp do not survive a fork, and the first parallel region of
+# the child would wait for them for ever. So they are ended before the fork. To start
+# them again takes 0.1 ms.
 _safe = True
 
 # A lock that another thread holds at a fork would stay locked in the child for ever.

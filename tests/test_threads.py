@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -199,11 +200,94 @@ def test_without_affinity_masks_all_cpus_count(monkeypatch):
     assert threads._allowed_cpus() == 1
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """Return what a made-up machine says: its clock and its quota, to be set."""
+    says = types.SimpleNamespace(time=100.0, quota=2.0, asked=0)
+
+    def quota(_):
+        says.asked += 1
+        return says.quota
+
+    cpus = set(range(8))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus, raising=False)
+    monkeypatch.setattr(threads, "_cgroup_cpus", quota)
+    monkeypatch.setattr(threads.time, "monotonic", lambda: says.time)
+    monkeypatch.setattr(threads, "_omp_decides", False)
+    monkeypatch.setattr(threads, "_fresh_until", -math.inf)
+    monkeypatch.setattr(threads, "_allowed", 0)
+    monkeypatch.setattr(threads, "_listeners", [])
+    monkeypatch.setattr(_platform, "max_threads", lambda: 8)
+    return says
+
+
 @needs_openmp
-def test_a_quota_limits_the_team_unless_num_threads_is_given(monkeypatch):
-    monkeypatch.setattr(threads, "_limit", 1)
+def test_a_quota_limits_the_team_unless_num_threads_is_given(machine):
+    machine.quota = 1.0
     assert threads.count() == 1
     assert threads.count(3) == 3
+
+
+@needs_openmp
+def test_a_quota_that_changes_limits_the_team_a_second_later(machine):
+    assert threads.count() == 2
+    machine.quota = 5.0
+    machine.time += threads.FRESH - 0.01
+    assert threads.count() == 2
+    machine.time += 0.01
+    assert threads.count() == 5
+    assert threads.FRESH == 1.0
+
+
+@needs_openmp
+def test_the_machine_is_asked_once_a_second_however_many_steps_are_made(machine):
+    for _ in range(1000):
+        threads.count()
+    assert machine.asked == 1
+    machine.time += threads.FRESH
+    threads.count()
+    assert machine.asked == 2
+
+
+@needs_openmp
+def test_the_machine_is_not_asked_when_omp_num_threads_decides(machine, monkeypatch):
+    monkeypatch.setattr(threads, "_omp_decides", True)
+    assert threads.limit() is None
+    assert threads.count() == 8  # what OpenMP says
+    assert machine.asked == 0
+
+
+def test_listeners_hear_of_another_limit_and_of_nothing_else(machine):
+    heard = []
+    threads.call_on_change(lambda: heard.append(threads.limit()))
+    threads.limit()
+    machine.time += threads.FRESH
+    threads.limit()
+    assert heard == []
+    machine.quota = 3.0
+    machine.time += threads.FRESH
+    threads.limit()
+    assert heard == [3]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks"
+)
+@needs_openmp
+def test_a_mask_set_after_the_import_limits_the_team():
+    script = """
+        import os
+        import numpy as np
+        from rmsprop_fast import RMSprop, threads
+        opt = RMSprop()
+        grad, var = np.ones(2**16), np.ones(2**16)
+        opt.apply_gradients([(grad, var)])
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        threads._fresh_until = 0  # a second passes
+        opt.apply_gradients([(grad, var)])
+        print(threads.count(), opt._step.team)
+    """
+    assert run(script) == ["1", "1"]
 
 
 def test_a_build_without_openmp_has_one_thread(monkeypatch):
