@@ -1,10 +1,20 @@
 """Learning-rate schedules: the learning rate as a function of the step.
 
-Keras's ``tf.keras.optimizers.schedules``, computed in Python floats. An optimizer that
-gets one as its `learning_rate` calls it with its `iterations` before every step.
+The schedules of Keras (``tf.keras.optimizers.schedules``), computed in Python floats.
+An optimizer whose `learning_rate` is a schedule calls it with its `iterations` before
+every step.
 
-A built-in schedule cannot change: its arguments are its attributes, to be read only,
-and schedules with equal arguments are equal.
+A built-in schedule is called with one step, or with an array of steps. For an array it
+returns an array of the same shape, which can be plotted. Steps may have a fraction.
+
+A built-in schedule cannot change. Its arguments are attributes that can only be read.
+Schedules with equal arguments are equal.
+
+Examples
+--------
+>>> import numpy as np
+>>> PolynomialDecay(1.0, decay_steps=4, end_learning_rate=0.0)(np.arange(5))
+array([1.  , 0.75, 0.5 , 0.25, 0.  ])
 """
 
 from __future__ import annotations
@@ -17,7 +27,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rmsprop_fast import rules
 
@@ -39,14 +52,20 @@ __all__ = [
 _Rule: TypeAlias = Callable[[str, Any], Any]
 
 
-def _checked_step(step: Any) -> int:
-    """Return `step` as an int; `iterations` is an int64, so no step is larger."""
-    if isinstance(step, bool) or not isinstance(step, numbers.Integral):
-        raise TypeError(f"step must be an integer, got {step!r}")
-    result = int(step)
+def _checked_step(step: numbers.Real) -> float:
+    """Return `step` as an int or a float; `iterations` is an int64: none is larger."""
+    result = int(step) if isinstance(step, numbers.Integral) else float(step)
     if not 0 <= result < 2**63:
         raise ValueError(f"step must be in [0, 2**63), got {step!r}")
     return result
+
+
+def _steps_array(step: Any) -> NDArray[Any]:
+    """Return an array of integers or of float64."""
+    steps = np.asarray(step)
+    if steps.dtype.kind not in "iuf" and steps.size:
+        raise TypeError(f"step must be a real number or an array of them, got {step!r}")
+    return steps if steps.dtype.kind in "iu" else steps.astype(np.float64)
 
 
 def _growth(name: str, value: Any) -> float:
@@ -111,12 +130,13 @@ _RULES: Mapping[str, _Rule] = {
 class LearningRateSchedule(ABC):
     """Compute the learning rate from the step; the base of every schedule.
 
-    Derive from it and define ``__call__`` for a schedule of your own; define
-    `get_config` too if it is to be serialised.
+    To write a schedule of your own, derive from this class and define ``__call__``.
+    Define `get_config` too if the schedule will be saved. An optimizer calls it with
+    one step, an int.
 
     See Also
     --------
-    deserialize : Makes schedules of your own from their configs too.
+    deserialize : Makes a schedule from its config, also one of your own.
 
     Examples
     --------
@@ -134,17 +154,19 @@ class LearningRateSchedule(ABC):
         Parameters
         ----------
         step : int
-            Number of steps made before this one, in [0, 2**63).
+            Number of steps made before this one, in [0, 2**63). The built-in schedules
+            take floats, arrays and sequences of steps too.
 
         Returns
         -------
         float
-            The learning rate, finite and >= 0.
+            The learning rate, finite and >= 0. For an array of steps, a float64 array
+            of its shape.
 
         Raises
         ------
         TypeError
-            `step` is not an integer.
+            `step` is neither a real number nor an array of them.
         ValueError
             `step` is out of range, or the learning rate is too large for a float.
         """
@@ -160,7 +182,7 @@ class LearningRateSchedule(ABC):
         Raises
         ------
         NotImplementedError
-            A schedule of your own does not define it.
+            The class of a schedule of your own does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define get_config")
 
@@ -190,15 +212,26 @@ class LearningRateSchedule(ABC):
 
 @dataclass(frozen=True)
 class _BuiltIn(LearningRateSchedule):
-    """A schedule whose fields are its constructor's arguments and its config."""
+    """A schedule whose fields are the arguments of its constructor and its config."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = _RULES[field.name](field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
-    def __call__(self, step: int) -> float:
-        step = _checked_step(step)
+    @overload
+    def __call__(self, step: float) -> float: ...
+    @overload
+    def __call__(self, step: NDArray[Any] | Sequence[float]) -> NDArray[np.float64]: ...
+    def __call__(self, step: Any) -> Any:
+        if not isinstance(step, bool) and isinstance(step, numbers.Real):
+            return self._checked_rate(_checked_step(step))
+        steps = _steps_array(step)
+        # In Python floats too, so that an array has the bits of its elements.
+        rates = [self._checked_rate(_checked_step(s)) for s in steps.ravel().tolist()]
+        return np.array(rates, np.float64).reshape(steps.shape)
+
+    def _checked_rate(self, step: float) -> float:
         try:
             rate = self._rate(step)
         except OverflowError:
@@ -210,7 +243,7 @@ class _BuiltIn(LearningRateSchedule):
         return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
     @abstractmethod
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         """Return the learning rate of a checked step."""
 
 
@@ -232,7 +265,7 @@ class ExponentialDecay(_BuiltIn):
     staircase : bool, default False
         Decay at multiples of `decay_steps` only.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
 
     Raises
     ------
@@ -260,7 +293,7 @@ class ExponentialDecay(_BuiltIn):
     staircase: bool = False
     name: str | None = None
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         p = step / self.decay_steps
         if self.staircase:
             p = math.floor(p)
@@ -282,7 +315,7 @@ class InverseTimeDecay(_BuiltIn):
     staircase : bool, default False
         Decay at multiples of `decay_steps` only.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
 
     Raises
     ------
@@ -309,7 +342,7 @@ class InverseTimeDecay(_BuiltIn):
     staircase: bool = False
     name: str | None = None
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         p = step / self.decay_steps
         if self.staircase:
             p = math.floor(p)
@@ -335,7 +368,7 @@ class PolynomialDecay(_BuiltIn):
         Past `decay_steps`, stretch the decay to the next multiple of `decay_steps`
         instead of staying at `end_learning_rate`.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
 
     Raises
     ------
@@ -367,7 +400,7 @@ class PolynomialDecay(_BuiltIn):
     cycle: bool = False
     name: str | None = None
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         cycles = max(1, math.ceil(step / self.decay_steps)) if self.cycle else 1
         p = min(step / (self.decay_steps * cycles), 1.0)
         drop = self.initial_learning_rate - self.end_learning_rate
@@ -385,7 +418,7 @@ class PiecewiseConstantDecay(_BuiltIn):
     values : sequence of float
         Learning rates, finite and >= 0; one element more than `boundaries`.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
 
     Raises
     ------
@@ -423,7 +456,7 @@ class PiecewiseConstantDecay(_BuiltIn):
                 f"boundaries must be strictly increasing, got {list(self.boundaries)}"
             )
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         return self.values[bisect_left(self.boundaries, step)]
 
 
@@ -434,7 +467,7 @@ def _cosine(p: float) -> float:
 
 @dataclass(frozen=True)
 class CosineDecay(_BuiltIn):
-    """Lower the learning rate along half a cosine wave, if wanted after a warm-up.
+    """Lower the learning rate along half a cosine wave; a warm-up may come first.
 
     Parameters
     ----------
@@ -445,7 +478,7 @@ class CosineDecay(_BuiltIn):
     alpha : float, default 0.0
         Learning rate after the decay, as a fraction in [0, 1] of that before it.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
     warmup_target : float, optional
         Learning rate after the warm-up, finite and >= 0. None means no warm-up,
         whatever `warmup_steps` says.
@@ -482,7 +515,7 @@ class CosineDecay(_BuiltIn):
     warmup_target: float | None = None
     warmup_steps: float = 0
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         peak = self.initial_learning_rate
         past: float = step
         if self.warmup_target is not None:
@@ -512,7 +545,7 @@ class CosineDecayRestarts(_BuiltIn):
         Learning rate at the end of every period, as a fraction in [0, 1] of
         `initial_learning_rate`.
     name : str, optional
-        Kept in the config, otherwise unused.
+        Stored in the config; it has no effect.
 
     Raises
     ------
@@ -527,7 +560,8 @@ class CosineDecayRestarts(_BuiltIn):
     ``initial_learning_rate * ((1 - alpha) * m_mul**i * (1 + cos(pi * p)) / 2 + alpha)``
     where `i` counts the restarts and `p` is the part of period `i` that is past
     (Loshchilov & Hutter 2017, SGDR, eq. 5; Keras, ``schedules.CosineDecayRestarts``).
-    A restart has ``p = 0``; one that falls between two steps is seen by the later one.
+    A restart has ``p = 0``. If a restart falls between two steps, the later step is the
+    first one of the new period.
 
     Examples
     --------
@@ -543,12 +577,12 @@ class CosineDecayRestarts(_BuiltIn):
     alpha: float = 0.0
     name: str | None = None
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         i, p = self._restarts(step)
         wave = math.pow(self.m_mul, i) * _cosine(p)
         return self.initial_learning_rate * ((1.0 - self.alpha) * wave + self.alpha)
 
-    def _restarts(self, step: int) -> tuple[int, float]:
+    def _restarts(self, step: float) -> tuple[int, float]:
         """Return the number of restarts so far, and the part of the period past."""
         first, growth = self.first_decay_steps, self.t_mul - 1.0
         # log1p and expm1 stay accurate when t_mul is close to 1.
@@ -667,5 +701,5 @@ def deserialize(
             f"custom_objects[{name!r}] must be a LearningRateSchedule class, "
             f"got {cls!r}"
         )
-    # A from_config of the caller's may pop what it reads: give it a copy.
+    # The caller's from_config may remove what it reads: give it a copy.
     return cls.from_config(copy.deepcopy(config["config"]))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from rmsprop_fast.schedules import (
     CosineDecay,
@@ -472,21 +473,79 @@ def test_a_numpy_integer_is_a_step(schedule, kind):
     assert schedule(kind(150)) == schedule(150)
 
 
+@given(schedules, st.integers(0, 2**53))
+def test_a_whole_float_is_the_step_of_its_integer(schedule, step):
+    # 2**53 is where float64 stops having every integer.
+    rate = schedule(float(step))
+    assert type(rate) is float
+    assert rate == schedule(step)
+
+
+@given(schedules, st.floats(0, 10**6))
+def test_a_step_with_a_fraction_has_a_finite_rate(schedule, step):
+    assert 0.0 <= schedule(step) < math.inf
+
+
+def test_a_fraction_of_a_step_lies_on_the_line_between_its_neighbours():
+    # 1 - step / 4 at 0.5: 7/8.
+    assert PolynomialDecay(1.0, 4, end_learning_rate=0.0)(0.5) == 0.875
+
+
+shapes = st.sampled_from([(), (0,), (5,), (2, 3), (3, 0, 2)])
+
+
+@given(schedules, st.data())
+def test_an_array_of_steps_gives_the_bits_of_its_elements(schedule, data):
+    dtype = data.draw(
+        st.sampled_from(["int64", "uint8", "int32", "float64", "float32"])
+    )
+    most = min(np.iinfo(dtype).max if "int" in dtype else 10**6, LAST_STEP)
+    element = (
+        st.floats(0, most, width=int(dtype[-2:]))
+        if dtype.startswith("float")
+        else st.integers(0, most)
+    )
+    array = data.draw(arrays(dtype, data.draw(shapes), elements=element))
+    rates = schedule(array)
+    assert type(rates) is np.ndarray
+    assert (rates.dtype, rates.shape) == (np.float64, array.shape)
+    expected = [schedule(step) for step in array.ravel()]
+    np.testing.assert_array_equal(rates.ravel(), np.array(expected, np.float64))
+
+
+def test_a_range_and_a_list_are_arrays_of_steps(schedule):
+    expected = [schedule(0), schedule(1), schedule(2)]
+    assert schedule(range(3)).tolist() == expected
+    assert schedule([0, 1, 2]).tolist() == expected
+    assert schedule([]).shape == (0,)
+
+
+def test_an_array_of_steps_is_read_in_its_own_layout(schedule):
+    steps = np.arange(24).reshape(4, 6).T[::-2]
+    np.testing.assert_array_equal(schedule(steps), schedule(steps.copy()))
+
+
 @pytest.mark.parametrize(
-    "step", [1.0, True, "1", None, np.float32(1), np.array([1])], ids=repr
+    "step",
+    [True, "1", None, 1j, [True], ["1"], [None], np.array([1j]), [2**64]],
+    ids=repr,
 )
-def test_a_step_that_is_no_integer_is_refused(schedule, step):
-    with pytest.raises(
-        TypeError, match=f"^step must be an integer, got {re.escape(repr(step))}$"
-    ):
+def test_a_step_that_is_no_real_number_is_refused(schedule, step):
+    message = "step must be a real number or an array of them, got "
+    with pytest.raises(TypeError, match=f"^{message}{re.escape(repr(step))}$"):
         schedule(step)
 
 
-@pytest.mark.parametrize("step", [-1, 2**63, np.int64(-1)], ids=repr)
+@pytest.mark.parametrize(
+    "step", [-1, 2**63, np.int64(-1), -0.5, math.nan, math.inf], ids=repr
+)
 def test_a_step_out_of_range_is_refused(schedule, step):
     message = re.escape(f"step must be in [0, 2**63), got {step!r}")
     with pytest.raises(ValueError, match=f"^{message}$"):
         schedule(step)
+    shown = re.escape(repr(np.asarray(step).item()))
+    with pytest.raises(ValueError, match=rf"^step must be in .*, got {shown}$"):
+        schedule(np.array([step, step]))
 
 
 # --- Arguments -----------------------------------------------------------------------
