@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without setuptools' advice about editable installs; errors are shown all the same.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := setup.py pyproject.toml $(wildcard rmsprop_fast/*.p[xy][dx] \
+SOURCES := setup.py pyproject.toml rmsprop_fast/_version.py $(wildcard rmsprop_fast/*.p[xy][dx] \
     rmsprop_fast/cpu/*.p[xy][dxi] rmsprop_fast/cpu/*.h rmsprop_fast/include/rmsprop_fast/*.h \
     rmsprop_fast/estimators/*.p[xy][dxi] rmsprop_fast/gpu/*.p[xy][dx] rmsprop_fast/gpu/*.h)
 

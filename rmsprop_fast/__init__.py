@@ -1,6 +1,7 @@
-"""RMSprop for arrays you already own: Keras's API, in place, at memory speed."""
+"""RMSprop for arrays you already own: the API of Keras, in place, at memory speed."""
 
 from rmsprop_fast import gradients, schedules
+from rmsprop_fast._version import __version__
 from rmsprop_fast.checkpoint import load
 from rmsprop_fast.config import get_include, show_config
 from rmsprop_fast.indexed_slices import IndexedSlices
@@ -18,5 +19,3 @@ __all__ = [
     "schedules",
     "show_config",
 ]
-
-__version__ = "0.1.0.dev0"
