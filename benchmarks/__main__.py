@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import baseline, gpu, machine, report
-from benchmarks.harness import OURS, Case, Effort, Outcome, run
+from benchmarks.harness import OURS, Case, Effort, Outcome, make_effort, run
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.sparse import EQUAL
 
@@ -26,6 +25,7 @@ from benchmarks.sparse import EQUAL
 MODULES = (
     "overhead",
     "many_tensors",
+    "binding",
     "in_cache",
     "threads",
     "subnormal",
@@ -115,19 +115,6 @@ def make_parser() -> argparse.ArgumentParser:
         "(default: the committed one)",
     )
     return parser
-
-
-def make_effort(n_threads: int | None, quick: bool) -> Effort:
-    """Return the effort, and keep every library to so many CPUs."""
-    cpus = sorted(os.sched_getaffinity(0))
-    n_threads = min(n_threads or len(cpus), len(cpus))
-    if n_threads < len(cpus):
-        os.sched_setaffinity(0, cpus[:n_threads])
-    if quick:
-        return Effort(
-            n_threads, quick=True, rounds=7, fewest_rounds=3, block=4e-3, budget=2.0
-        )
-    return Effort(n_threads)
 
 
 def select(names: Sequence[str], effort: Effort) -> list[Case]:

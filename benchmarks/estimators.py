@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from benchmarks import estimators_data, machine
 from benchmarks.estimators_data import Problem
 from benchmarks.estimators_peers import Contestant, Setting, contestants
-from benchmarks.harness import Effort, RefusedError
+from benchmarks.harness import Effort, RefusedError, make_effort
 from rmsprop_fast.estimators import RMSpropClassifier
 
 __all__ = ["main"]
@@ -231,8 +231,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", type=Path, metavar="PATH", help="add the figures to this file")
     add("--plots", type=Path, metavar="DIR", help="draw the file's figures into here")
     options = parser.parse_args(argv)
-    from benchmarks.__main__ import make_effort
-
     effort = make_effort(options.threads, options.quick)
     results: dict[str, Any] = {"cases": {}}
     if options.json and options.json.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ __all__ = [
     "Outcome",
     "RefusedError",
     "Target",
+    "make_effort",
     "run",
 ]
 
@@ -49,6 +51,19 @@ class Effort:
     fewest_rounds: int = 7
     block: float = 20e-3  # seconds that one turn is timed for, at least
     budget: float = 8.0  # seconds per case; beyond it only the fewest rounds
+
+
+def make_effort(n_threads: int | None, quick: bool) -> Effort:
+    """Return the effort, and let every library have only so many CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    n_threads = min(n_threads or len(cpus), len(cpus))
+    if n_threads < len(cpus):
+        os.sched_setaffinity(0, cpus[:n_threads])
+    if quick:
+        return Effort(
+            n_threads, quick=True, rounds=7, fewest_rounds=3, block=4e-3, budget=2.0
+        )
+    return Effort(n_threads)
 
 
 @dataclass

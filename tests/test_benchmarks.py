@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ pytest.importorskip("benchmarks", reason="the checkout's benchmarks are not here
 from benchmarks import __main__ as cli
 from benchmarks import (
     baseline,
+    binding,
     catch_up,
     checkpoint,
     dense,
@@ -32,7 +34,16 @@ from benchmarks import (
 )
 from benchmarks import shapes as real_shapes
 from benchmarks.embedding import Outer
-from benchmarks.harness import OURS, Case, Contestant, Effort, Entry, Target, run
+from benchmarks.harness import (
+    OURS,
+    Case,
+    Contestant,
+    Effort,
+    Entry,
+    RefusedError,
+    Target,
+    run,
+)
 from benchmarks.sparse_peers import NumPyRows, OursRows
 
 EFFORT = Effort(n_threads=1, rounds=3, fewest_rounds=3, block=1e-4, budget=0.1)
@@ -258,6 +269,37 @@ def test_rows_that_catch_up_pass_the_check_that_lazy_ones_do_not() -> None:
 def test_options_pass_the_check(option: str) -> None:
     contestants = options.contestants(option, 5000, EFFORT)
     assert [build().check() for _, build in contestants] == [None, None]
+
+
+@pytest.mark.parametrize("way", binding.WAYS)
+def test_binding_contestants_pass_the_check(way: str) -> None:
+    built = {name: make() for name, make in binding.contestants(way, 1000)}
+    assert list(built) == [OURS, "500 variables"]
+    for contestant in built.values():
+        assert contestant.check() is None
+        assert contestant.cost is not None
+        assert contestant.cost() > 0
+
+
+def test_a_wrong_binding_is_found() -> None:
+    def twice(pairs: binding.Pairs) -> Any:
+        return binding.first_step([*pairs, pairs[0]])
+
+    assert binding.Bound(twice, 500, 1).check() == "another result"
+
+
+def test_a_binding_that_would_take_too_long_is_refused_before_it_is_tried() -> None:
+    tried: list[int] = []
+
+    def quadratic(pairs: binding.Pairs) -> Any:
+        tried.append(len(pairs))
+        time.sleep(1e-10 * len(pairs) ** 2)
+
+    # 1e-4 s for 1,000, 0.01 s for 10,000, so 1 s for 100,000.
+    message = "10,000 variables took .* so 100,000 would take more than 0.1 s"
+    with pytest.raises(RefusedError, match=message):
+        binding.Bound(quadratic, 10**5, 1, longest=0.1)
+    assert tried == [1000, 10_000]
 
 
 def test_a_changed_row_outside_the_batch_is_found() -> None:
