@@ -19,8 +19,8 @@ static void update_row(rmsprop_out_f32 param, rmsprop_out_f32 rms, float left,
                        rmsprop_in_f32 right, ptrdiff_t width, rmsprop_coef_f32 c)
 {
     for (ptrdiff_t j = 0; j < width; j++)
-        rmsprop_update_f32(&param[j], rmsprop_grad_f32(left * right[j], c), &rms[j],
-                           NULL, NULL, c, 0, 0, 1);
+        rmsprop_update_f32(&param[j], rmsprop_grad_f32(left * right[j], c), &rms[j], NULL,
+                           NULL, c, 0, 0, 1);
 }
 
 /* The update with that gradient, which stays in registers. */

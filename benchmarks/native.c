@@ -16,32 +16,31 @@ typedef void span(void *param, const void *grad, void *rms, void *mg, void *mom,
 
 enum { CENTERED = 1, MOMENTUM = 2, EPS_IN_SQRT = 4 };
 
-#define NATIVE(SUFFIX)                                                              \
-    static inline __attribute__((always_inline)) void update_##SUFFIX(              \
-        rmsprop_out_##SUFFIX param, rmsprop_in_##SUFFIX grad,                       \
-        rmsprop_out_##SUFFIX rms, rmsprop_out_##SUFFIX mg,                          \
-        rmsprop_out_##SUFFIX mom, ptrdiff_t n, const coefs *coef,                   \
-        const int centered, const int momentum)                                     \
-    {                                                                               \
-        const rmsprop_coef_##SUFFIX c = coef->SUFFIX;                               \
-        for (ptrdiff_t i = 0; i < n; i++)                                           \
-            rmsprop_update_##SUFFIX(&param[i], rmsprop_grad_##SUFFIX(grad[i], c),   \
-                                    &rms[i], centered ? &mg[i] : NULL,              \
-                                    momentum ? &mom[i] : NULL, c, centered,         \
-                                    momentum, 1);                                   \
-    }                                                                               \
-                                                                                    \
-    void native_##SUFFIX(void *param, const void *grad, void *rms, void *mg,        \
-                         void *mom, ptrdiff_t n, const coefs *coef, int variant)    \
-    {                                                                               \
-        if (variant == EPS_IN_SQRT)                                                 \
-            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 0, 0);              \
-        else if (variant == EPS_IN_SQRT + CENTERED)                                 \
-            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 1, 0);              \
-        else if (variant == EPS_IN_SQRT + MOMENTUM)                                 \
-            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 0, 1);              \
-        else if (variant == EPS_IN_SQRT + CENTERED + MOMENTUM)                      \
-            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 1, 1);              \
+#define NATIVE(SUFFIX)                                                                   \
+    static inline __attribute__((always_inline)) void update_##SUFFIX(                   \
+        rmsprop_out_##SUFFIX param, rmsprop_in_##SUFFIX grad, rmsprop_out_##SUFFIX rms,  \
+        rmsprop_out_##SUFFIX mg, rmsprop_out_##SUFFIX mom, ptrdiff_t n,                  \
+        const coefs *coef, const int centered, const int momentum)                       \
+    {                                                                                    \
+        const rmsprop_coef_##SUFFIX c = coef->SUFFIX;                                    \
+        for (ptrdiff_t i = 0; i < n; i++)                                                \
+            rmsprop_update_##SUFFIX(&param[i], rmsprop_grad_##SUFFIX(grad[i], c),        \
+                                    &rms[i], centered ? &mg[i] : NULL,                   \
+                                    momentum ? &mom[i] : NULL, c, centered, momentum,    \
+                                    1);                                                  \
+    }                                                                                    \
+                                                                                         \
+    void native_##SUFFIX(void *param, const void *grad, void *rms, void *mg, void *mom,  \
+                         ptrdiff_t n, const coefs *coef, int variant)                    \
+    {                                                                                    \
+        if (variant == EPS_IN_SQRT)                                                      \
+            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 0, 0);                   \
+        else if (variant == EPS_IN_SQRT + CENTERED)                                      \
+            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 1, 0);                   \
+        else if (variant == EPS_IN_SQRT + MOMENTUM)                                      \
+            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 0, 1);                   \
+        else if (variant == EPS_IN_SQRT + CENTERED + MOMENTUM)                           \
+            update_##SUFFIX(param, grad, rms, mg, mom, n, coef, 1, 1);                   \
     }
 
 NATIVE(f32)
@@ -60,6 +59,6 @@ void repeat(span *update, int times, char *param, const char *grad, char *rms, c
 #pragma omp parallel for schedule(static, 1) num_threads(n_threads)
     for (int t = 0; t < n_threads; t++)
         for (int k = 0; k < times; k++)
-            update(param + t * bytes, grad + t * bytes, rms + t * bytes,
-                   mg + t * bytes, mom + t * bytes, share, &c, variant);
+            update(param + t * bytes, grad + t * bytes, rms + t * bytes, mg + t * bytes,
+                   mom + t * bytes, share, &c, variant);
 }
