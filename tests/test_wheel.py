@@ -23,7 +23,7 @@ from rmsprop_fast.cpu import _platform
 
 PACKAGE = ROOT / "rmsprop_fast"
 
-# Of no use to who has the sdist.
+# Of no use to a person who has the sdist.
 NOT_FOR_USERS = (".gitignore", ".ci/")
 
 needs_c = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -130,6 +130,18 @@ def test_metadata_says_what_the_package_is(wheel: Path) -> None:
     assert metadata["License-Expression"] == "BSD-3-Clause"
     required = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert required == ["numpy>=2.0"]
+
+
+def test_the_version_is_written_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]
+    written = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if "__version__ =" in path.read_text()
+    ]
+    assert written == ["_version.py"]
 
 
 def test_wheel_carries_its_licence(wheel: Path) -> None:
