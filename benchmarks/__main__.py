@@ -1,8 +1,8 @@
 """Measure rmsprop_fast against its peers and against what memory allows.
 
-Every figure comes from contestants that took turns in one run, and were checked first.
-"rival/ours" is the rival's cost over ours, round by round: above 1 we are cheaper.
-`estimators` has a command line of its own, see ``estimators --help``.
+Contestants take turns in one run, and their results are checked first. "rival/ours" is
+the cost of the rival divided by ours, round by round: above 1 we are cheaper.
+`estimators` has its own command line, see ``estimators --help``.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def measure(
 
 
 def run_all(cases: Sequence[Case], effort: Effort) -> Iterator[Outcome]:
-    """Yield outcomes; say on stderr how far it is."""
+    """Yield outcomes, and print the progress to stderr."""
     start = time.monotonic()
     for number, case in enumerate(cases, 1):
         minutes, seconds = divmod(int(time.monotonic() - start), 60)

@@ -1,4 +1,4 @@
-"""A run held against an earlier one: ratios, which a faster machine hardly moves."""
+"""Compare a run with an earlier one by ratios, which hardly depend on the machine."""
 
 from __future__ import annotations
 

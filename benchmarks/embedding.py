@@ -1,4 +1,4 @@
-"""What fusing the gradient with the update is worth to those who embed the header.
+"""How much time it saves to make the update in the loop of the gradient.
 
 The gradient is an outer product of two short vectors: computed where it is used, it
 costs no memory traffic. Fused, a plain float32 step reads and writes param and rms: 16

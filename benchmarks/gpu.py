@@ -136,7 +136,7 @@ def host_seconds(step: Callable[[], Any]) -> Callable[[], float]:
 
 
 def timed(contestant: Contestant, clock: Any = device_seconds) -> Contestant:
-    """Return a contestant whose cost one of the clocks above tells."""
+    """Return a contestant whose cost one of the clocks above measures."""
     contestant.cost = clock(contestant.step)
     return contestant
 
@@ -178,7 +178,9 @@ class TorchOnDevice(Peer):
         import cupy
         import torch
 
-        if pointer := cupy.cuda.get_current_stream().ptr:  # 0 is torch's default, too
+        if (
+            pointer := cupy.cuda.get_current_stream().ptr
+        ):  # 0 is the default of torch, too
             torch.cuda.set_stream(torch.cuda.ExternalStream(pointer))
         self.tensors = [
             torch.zeros(shape, dtype=getattr(torch, problem.dtype.name), device="cuda")
@@ -298,7 +300,7 @@ class RowsOnDevice(Peer):
 
 
 def sort_and_gather(ours: RowsOnDevice) -> Contestant:
-    """Return what no such step can do without: sort the rows, read what they name."""
+    """Return what every row-sparse step needs: to sort the rows and to read them."""
     import cupy
 
     def step(batch: Any) -> None:

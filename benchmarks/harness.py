@@ -1,4 +1,4 @@
-"""Contestants checked, then measured in turns, so that a slow moment hits all alike."""
+"""Check contestants, then measure them in turns: a slow moment hits all of them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MODEL_TARGETS = (
 
 
 def np_add(size: int) -> Contestant:
-    """Return the smallest thing NumPy can do to such a variable."""
+    """Return the shortest NumPy call on a variable of this size."""
     param, grad = np.zeros(size, np.float32), np.ones(size, np.float32)
     return Contestant(partial(np.add, param, grad, param))
 

@@ -1,4 +1,4 @@
-"""What the compiler allows: one C file with the header, beside the package's loops."""
+"""What the compiler allows: one C file with the header, and the package's loops."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def fused(centered: bool, momentum: bool) -> Any:
 
 
 def torch_rmsprop(tensors: list[Any], variant: Variant, foreach: bool) -> Any:
-    """Return torch's optimizer of tensors, on the processor or on a device."""
+    """Return the optimizer of torch for tensors, on the processor or on a device."""
     import torch
 
     return torch.optim.RMSprop(

@@ -44,7 +44,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 
 @dataclass(frozen=True)
 class Variant:
-    """Which of the two slots beside rms the update has, and what it does beside."""
+    """Which slots the update has in addition to rms, and which other options."""
 
     name: str
     centered: bool = False
@@ -193,7 +193,7 @@ class Sparse:
 
     @cached_property
     def distinct(self) -> list[Array]:
-        """Return each batch's rows, sorted, beside the position where each is first."""
+        """Return the sorted rows of each batch, and where each row is first."""
         return [
             np.stack(np.unique(batch, return_index=True), axis=1).astype(np.uint32)
             for batch in self.batches

