@@ -48,13 +48,6 @@ def set_parameters(estimator: object, arguments: dict[str, Any]) -> None:
             setattr(estimator, name, value)
 
 
-def set_parameters(estimator: object, arguments: dict[str, Any]) -> None:
-    """Set the parameters of an estimator to `arguments`, the locals of its __init__."""
-    for name, value in arguments.items():
-        if name != "self":
-            setattr(estimator, name, value)
-
-
 class TableEstimator(CallbackSupportMixin, BaseEstimator, ABC):
     """An estimator whose parameters are a table with one row per feature.
 
