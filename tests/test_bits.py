@@ -10,32 +10,16 @@ import sys
 import numpy as np
 import pytest
 from reference import Reference, norm_scale, sum_of_squares
+from support import (
+    OPTIONS,
+    assert_equals_reference,
+    assert_same_bits,
+    make_step,
+    wide_range,
+)
 
 from rmsprop_fast import IndexedSlices, RMSprop
 from rmsprop_fast.cpu import _platform, dispatch
-
-
-def assert_same_bits(ours: np.ndarray, expected: np.ndarray) -> None:
-    """Equal values, equal signs of zero, NaN in the same places."""
-    np.testing.assert_array_equal(ours, expected)
-    number = ~np.isnan(ours)
-    np.testing.assert_array_equal(
-        np.signbit(ours)[number], np.signbit(expected)[number]
-    )
-
-
-def assert_equals_reference(opt: RMSprop, var: np.ndarray, ref: Reference) -> None:
-    for name, slot in ref.slots.items():
-        assert_same_bits(opt.get_slot(var, name), slot.astype(var.dtype))
-
-
-def wide_range(rng: np.random.Generator, shape: object, dtype: type) -> np.ndarray:
-    """Normal numbers times powers of ten, with zeros of both signs among them."""
-    x = rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 4, shape)
-    return np.where(rng.random(shape) < 0.1, x * 0.0, x).astype(dtype)
-
-
-OPTIONS = {"learning_rate": 0.01, "rho": 0.95, "epsilon": 1e-6}
 
 
 @pytest.mark.parametrize("clipvalue", [None, 0.5], ids=["unclipped", "clipped"])
@@ -93,25 +77,6 @@ def test_every_size_and_start_gives_the_bits_of_single_elements(
         RMSprop(**options).apply_gradients([(grad[run], var[run])])
         assert_same_bits(var[run], expected[run])
         np.testing.assert_array_equal(np.delete(var, run), np.delete(start, run))
-
-
-def make_step(rng, dtype):
-    """Return a step of every kind of task, from one element to a hot row."""
-    variables, grads = [], []
-    for shape in [(1,), (5000,), (64, 3), (0,), (), (700,)]:
-        variables.append(wide_range(rng, shape, dtype))
-        grads.append(wide_range(rng, shape, dtype))
-    variables.append(wide_range(rng, (60, 40), dtype)[::2, ::-3])
-    grads.append(wide_range(rng, (14, 30), dtype).T)
-    for shape, n in [((50, 33), 400), ((9,), 500), ((1000, 2, 3), 90), ((4, 2), 0)]:
-        variables.append(wide_range(rng, shape, dtype))
-        indices = np.minimum(rng.zipf(1.5, n) - 1, shape[0] - 1)
-        grads.append(IndexedSlices(wide_range(rng, (n, *shape[1:]), dtype), indices))
-    variables.append(wide_range(rng, (3, 1025), dtype))  # one row, whole
-    grads.append(
-        IndexedSlices(wide_range(rng, (257, 1025), dtype), np.full(257, 1, np.uint8))
-    )
-    return variables, grads
 
 
 @pytest.mark.parametrize("clip", ["none", "clipnorm", "global_clipnorm"])

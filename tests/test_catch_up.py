@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import Host
 from reference import Reference
-from test_bits import OPTIONS, assert_equals_reference, assert_same_bits, wide_range
-from unchanged import bits, nothing_changes
+from support import (
+    OPTIONS,
+    assert_equals_reference,
+    assert_same_bits,
+    bits,
+    nothing_changes,
+    wide_range,
+)
 
 from rmsprop_fast import IndexedSlices, RMSprop, load, schedules
 from rmsprop_fast.cpu import _platform

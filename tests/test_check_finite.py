@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bits import assert_same_bits, make_step
-from unchanged import FULL, nothing_changes
+from support import FULL, assert_same_bits, make_step, nothing_changes
 
 from rmsprop_fast import IndexedSlices, RMSprop
 

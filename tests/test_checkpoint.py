@@ -19,7 +19,7 @@ import pytest
 from faults import interrupted_at, lines_of
 from hypothesis import given
 from hypothesis import strategies as st
-from unchanged import bits, nothing_changes
+from support import bits, nothing_changes
 
 import rmsprop_fast
 from rmsprop_fast import IndexedSlices, RMSprop, archive, checkpoint, load, schedules

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from places import OnDevice
-from test_bits import assert_same_bits
+from support import assert_same_bits
 
 from rmsprop_fast import IndexedSlices, RMSprop, schedules
 from rmsprop_fast.gpu import launches

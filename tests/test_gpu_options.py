@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from places import OnDevice
-from test_bits import assert_same_bits
+from support import assert_same_bits
 from test_gpu import (
     FULL,
     OPTIONS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unchanged import bits, nothing_changes
+from support import bits, nothing_changes
 
 from rmsprop_fast import IndexedSlices, RMSprop, gradients
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import interrupted_at, lines_of, once_each
-from unchanged import FULL, bits
+from support import FULL, bits
 
 import rmsprop_fast
 from rmsprop_fast import IndexedSlices, RMSprop

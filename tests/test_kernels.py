@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bits import assert_same_bits, wide_range
-from unchanged import bits
+from support import assert_same_bits, bits, wide_range
 
 from rmsprop_fast import IndexedSlices, RMSprop, kernels
 from rmsprop_fast.cpu import _platform

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import Reference
-from test_bits import assert_same_bits
+from support import assert_same_bits
 
 from rmsprop_fast import IndexedSlices, RMSprop
 from rmsprop_fast.cpu import _step

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from unchanged import FULL, bits, nothing_changes
+from support import FULL, bits, frozen, nothing_changes, ones
 
 from rmsprop_fast import IndexedSlices, Optimizer, RMSprop
 from rmsprop_fast.schedules import ExponentialDecay
@@ -26,18 +26,8 @@ def silence():
         yield
 
 
-def ones(*arrays):
-    """A gradient of ones for each array, paired with it."""
-    return [(np.ones_like(array), array) for array in arrays]
-
-
 def rows(values, indices, **options):
     return IndexedSlices(np.array(values), np.array(indices, np.int64), **options)
-
-
-def frozen(array):
-    array.flags.writeable = False
-    return array
 
 
 # --- apply_gradients: what it takes ---------------------------------------------------

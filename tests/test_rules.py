@@ -8,15 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
-from unchanged import FULL, bits, nothing_changes
+from support import FULL, bits, frozen, nothing_changes, ones
 
 from rmsprop_fast import IndexedSlices, RMSprop, rules, step_rules
 from rmsprop_fast.cpu._step import StepArguments
-
-
-def ones(*arrays):
-    """A gradient of ones for each array, paired with it."""
-    return [(np.ones_like(array), array) for array in arrays]
 
 
 def rows(values, indices, **options):
@@ -162,11 +157,6 @@ class World:
 
     def zeros(self, *shape):
         return np.zeros(shape)
-
-
-def frozen(array):
-    array.flags.writeable = False
-    return array
 
 
 def alone(var):

@@ -5,6 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
+from support import FULL, bits, ones
 
 from rmsprop_fast import IndexedSlices, RMSprop
 
@@ -12,16 +13,6 @@ from rmsprop_fast import IndexedSlices, RMSprop
 # moves its variable by exactly the learning rate, where that is a power of two.
 EXACT = {"rho": 0.0, "epsilon": 0.0}
 # Everything that a step can keep.
-FULL = {"learning_rate": 0.01, "momentum": 0.5, "centered": True}
-
-
-def bits(arrays):
-    return [array.tobytes() for array in arrays]
-
-
-def ones(*arrays):
-    """A gradient of ones for each array, paired with it."""
-    return [(np.ones_like(array), array) for array in arrays]
 
 
 def names_of(opt, variables):

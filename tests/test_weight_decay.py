@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from reference import Reference
-from test_bits import OPTIONS, assert_same_bits, wide_range
+from support import OPTIONS, assert_same_bits, wide_range
 
 from rmsprop_fast import IndexedSlices, RMSprop, schedules
 
