@@ -279,7 +279,9 @@ class Graph:
 
     def launch(self) -> None:
         if self._allocates and self._was_launched:
-            raise RuntimeError("cudaErrorInvalidValue: memory is not freed by the graph")
+            raise RuntimeError(
+                "cudaErrorInvalidValue: memory is not freed by the graph"
+            )
         self._was_launched = True
         for work in self._work:
             self._machine.enqueue(work)
