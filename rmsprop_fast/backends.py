@@ -112,7 +112,9 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array | None) -> Array:
     import cupy
 
     with cupy.cuda.Device(device_id(like)):
-        return cupy.zeros(shape, dtype)
+        array = cupy.zeros(shape, dtype)
+        _settle(cupy)
+        return array
 
 
 def place(array: Array, like: Array) -> Array:
@@ -125,7 +127,16 @@ def place(array: Array, like: Array) -> Array:
     import cupy
 
     with cupy.cuda.Device(device_id(like)):
-        return cupy.asarray(host)
+        copy = cupy.asarray(host)
+        _settle(cupy)
+        return copy
+
+
+def _settle(cupy: Any) -> None:
+    """Wait for a new array of the current device: another stream may use it next."""
+    stream = cupy.cuda.get_current_stream()
+    if not (stream.ptr and stream.is_capturing()):
+        stream.synchronize()
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, Any]:
@@ -143,4 +154,7 @@ def copy_into(target: Array, source: np.ndarray[Any, Any]) -> None:
     import cupy
 
     with cupy.cuda.Device(device_id(target)):
-        target.set(np.ascontiguousarray(source.astype(target.dtype, copy=False)))
+        # Before: steps on other streams. Afterwards: `set` has only queued the copy.
+        cupy.cuda.runtime.deviceSynchronize()
+        target.set(source.astype(target.dtype, order="C", copy=False))
+        cupy.cuda.runtime.deviceSynchronize()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop_fast import rules, step_rules
+from rmsprop_fast import backends, rules, step_rules
 
 __all__ = ["ValueAndGrad", "autograd", "jax", "wrap"]
 
@@ -54,7 +54,7 @@ class ValueAndGrad:
         Returns
         -------
         value : scalar
-            The loss.
+            The loss; a 0-d CuPy array where the function returns one.
         grads : list
             A gradient for each variable.
 
@@ -66,7 +66,8 @@ class ValueAndGrad:
             The loss is not a scalar; the number of gradients is another.
         """
         value, grads = loss_result(self._value_and_grad(*variables))
-        value = np.asarray(value)[()]
+        if not backends.is_on_device(value):  # it stays there: nobody waits for it
+            value = np.asarray(value)[()]
         scalar_loss(np.shape(value))
         if not isinstance(grads, (list, tuple)):  # the one variable's
             grads = [grads]

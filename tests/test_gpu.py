@@ -10,6 +10,7 @@ import copy
 import json
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from places import OnDevice
 from support import assert_same_bits
 
-from rmsprop_fast import IndexedSlices, RMSprop, schedules
+from rmsprop_fast import IndexedSlices, RMSprop, gradients, schedules
 from rmsprop_fast.gpu import launches
 
 OPTIONS = {"learning_rate": 0.01, "rho": 0.95, "epsilon": 1e-6}
@@ -459,6 +460,90 @@ def test_what_follows_a_bad_row_does_nothing_until_it_is_raised(fake, rng) -> No
 
 
 # --- Streams, graphs, waiting ---------------------------------------------------------
+
+
+def assert_step_sees_everything(fake: OnDevice, change: Callable[..., Any]) -> None:
+    """Change a state, step at once on another stream, and wait for that alone."""
+    var, grad = fake(np.ones(5, np.float32)), fake(np.ones(5, np.float32))
+    host = np.ones(5, np.float32)
+    opt, twin = RMSprop(), RMSprop()
+    for optimizer, array in (opt, var), (twin, host):
+        optimizer.build([array])
+    fake.cupy.cuda.Device(0).synchronize()
+    change(opt, var)
+    change(twin, host)
+    twin.apply_gradients([(np.ones(5, np.float32), host)])
+    stream = fake.cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        opt.apply_gradients([(grad, var)])
+        stream.synchronize()
+        assert_same_bits(var._host, host)
+
+
+def test_weights_are_set_before_a_step_on_any_stream(fake) -> None:
+    def change(opt: RMSprop, _: Any) -> None:
+        opt.set_weights([np.int64(3), np.full(5, 4, np.float32)])
+
+    assert_step_sees_everything(fake, change)
+
+
+def test_a_slot_is_there_before_a_step_on_any_stream(fake) -> None:
+    def change(opt: RMSprop, var: Any) -> None:
+        opt.add_slot(var, "momentum")
+        opt.momentum = 0.5
+
+    assert_step_sees_everything(fake, change)
+
+
+def test_weights_of_a_variable_without_dimensions_are_set(xp) -> None:
+    var = xp(np.float32(2))
+    opt = RMSprop()
+    opt.build([var])
+    opt.set_weights([np.int64(7), np.float32(0.25)])
+    assert opt.iterations == 7
+    assert opt.get_weights()[1] == np.float32(0.25)
+
+
+def test_a_graph_allocates_nothing_so_that_it_can_be_launched_again(fake, rng) -> None:
+    table = fake(np.ones((5, 3), np.float32))
+    opt = RMSprop(clipnorm=1.0)
+    grad = fake.grad(rows_of(rng, 40, 5, 3, np.float32))
+    with fake.captured(opt, [(grad, table)]) as (stream, graph):
+        for _ in range(3):
+            graph.launch()
+        stream.synchronize()
+
+
+def test_an_error_found_while_a_graph_is_recorded_is_raised_later(fake) -> None:
+    table = fake(np.ones((5, 3)))
+    opt = RMSprop()
+    good, bad = (
+        fake.grad(IndexedSlices(np.ones((2, 3)), np.array([1, row]))) for row in (2, 5)
+    )
+    opt.apply_gradients([(good, table)])
+    opt.apply_gradients([(bad, table)])
+    fake.cupy.cuda.Device(0).synchronize()
+    stream = fake.cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        opt.apply_gradients([(good, table)])  # waiting would be an error of CUDA
+        stream.end_capture()
+    with pytest.raises(IndexError, match="row 5 at position 1"):
+        opt.check()
+
+
+def test_a_wrapped_loss_may_have_its_value_on_the_device(fake) -> None:
+    var = fake(np.ones(3))
+    opt = RMSprop()
+    loss = gradients.wrap(lambda w: (fake(np.float64(2.5)), fake(np.ones(3))))
+    opt.minimize(loss, [var])
+    fake.cupy.machine.waits = 0
+    opt.minimize(loss, [var])
+    assert fake.cupy.machine.waits == 0
+    assert float(opt.last_loss) == 2.5
+    array = gradients.wrap(lambda w: (fake(np.ones(1)), fake(np.ones(3))))
+    with pytest.raises(ValueError, match="loss must be a scalar"):
+        opt.minimize(array, [var])
 
 
 def test_a_step_waits_for_nothing(fake, rng, clip) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nvrtc
 import pytest
 from gpu_host import build, fake_cupy
 
@@ -113,6 +114,54 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     var = cupy.asarray(np.ones(3))
     RMSprop().apply_gradients([(cupy.asarray(np.ones(3)), var)])
     assert (var.get() != 1).all()
+
+
+@pytest.mark.parametrize("hindrance", ["locked-parent", "no-home"])
+def test_a_cache_that_cannot_be_found_is_no_error(cupy, monkeypatch, hindrance) -> None:
+    if hindrance == "locked-parent":
+        error = PermissionError("locked")
+        monkeypatch.setattr(compiler.Path, "is_file", _raise(error))
+        monkeypatch.setattr(compiler.Path, "mkdir", _raise(error))
+    else:
+        monkeypatch.delenv("RMSPROP_FAST_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        error = RuntimeError("Could not determine home directory.")
+        monkeypatch.setattr(compiler.Path, "expanduser", _raise(error))
+    compiler.kernel("keys")
+    assert len(options(cupy)) == 1
+
+
+def test_kept_kernels_need_no_compiler(cupy, monkeypatch) -> None:
+    compiler.kernel("keys")
+    monkeypatch.setattr(compiler, "_kernels", {})
+    missing = _raise(ImportError("libnvrtc.so.13"))
+    monkeypatch.setattr(cupy.cuda.nvrtc, "getVersion", missing)
+    compiler.kernel("keys")
+    with pytest.raises(ImportError, match="libnvrtc"):
+        compiler.kernel("clip_f32")
+
+
+def test_a_compiler_newer_than_the_driver_says_what_to_install(cupy) -> None:
+    cupy.cuda.runtime.driverGetVersion = lambda: 12090
+    with pytest.raises(
+        RuntimeError,
+        match=r"CUDA 12 or older, got 13.0: install cupy-cuda12x and nvidia-cuda-nvrtc",
+    ):
+        compiler.kernel("keys")
+
+
+def test_the_compiler_finds_its_builtins_when_another_library_loaded_it() -> None:
+    pytest.importorskip("cupy", reason="needs CuPy: the extra gpu-test")
+    path = nvrtc.path()
+    if path is None:
+        pytest.skip("needs NVRTC: the extra gpu-test")
+    code = (
+        f"import ctypes; ctypes.CDLL({str(path)!r})\n"
+        "from rmsprop_fast.gpu import compiler\n"
+        "cubin = compiler.compile_kernels('UNTYPED_KERNELS()', '90')\n"
+        "assert cubin.startswith(b'\\x7fELF')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _raise(error: Exception) -> Any:

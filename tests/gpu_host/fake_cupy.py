@@ -42,6 +42,7 @@ class Machine:
             [] for _ in range(N_DEVICES)
         ]
         self.capturing: dict[Any, list[Callable[[], None]]] = {}
+        self.allocates: set[Any] = set()  # streams whose graph allocates
         self.launched: list[tuple[str, int, Any]] = []  # name, device, stream
         self.waits = 0
         self.live: dict[int, tuple[int, int]] = {}  # address: size, device
@@ -192,9 +193,10 @@ class ndarray:  # noqa: N801, CuPy's name
             raise TypeError("only a numpy.ndarray of the same dtype can be set")
         if host.shape != self.shape or not self.flags.c_contiguous:
             raise ValueError("shapes must be the same, and contiguous")
-        if self.size:
-            self.data.mem.machine.wait(self.data.device_id)
-            self._host[...] = host
+        if self.size:  # a part of the current stream's queue, and of no other
+            machine, copied = self.data.mem.machine, host.copy()
+            assert machine.current == self.data.device_id
+            machine.enqueue(lambda: self._host.__setitem__(..., copied))
 
     def view(self) -> ndarray:
         return ndarray(self.shape, self.dtype, self.data, self.strides)
@@ -269,10 +271,18 @@ class Device:
 
 
 class Graph:
-    def __init__(self, machine: Machine, work: list[Callable[[], None]]) -> None:
+    def __init__(
+        self, machine: Machine, work: list[Callable[[], None]], allocates: bool
+    ) -> None:
         self._machine, self._work = machine, work
+        self._allocates, self._was_launched = allocates, False
 
     def launch(self) -> None:
+        if self._allocates and self._was_launched:
+            raise RuntimeError(
+                "cudaErrorInvalidValue: memory is not freed by the graph"
+            )
+        self._was_launched = True
         for work in self._work:
             self._machine.enqueue(work)
 
@@ -300,7 +310,8 @@ class Stream:
         self._machine.capturing[self] = []
 
     def end_capture(self) -> Graph:
-        return Graph(self._machine, self._machine.capturing.pop(self))
+        work = self._machine.capturing.pop(self)
+        return Graph(self._machine, work, self in self._machine.allocates)
 
 
 class RawKernel:
@@ -415,8 +426,8 @@ def make(kernels: Library) -> types.ModuleType:
     def asarray(host: np.ndarray) -> ndarray:
         array = empty(machine, host.shape, host.dtype)
         if array.size:
-            machine.run(machine.current)  # the memory may have been queued to be freed
-            array._host[...] = host
+            copied = host.copy()  # as CuPy does, into memory that it keeps
+            machine.enqueue(lambda: array._host.__setitem__(..., copied))
         return array
 
     cupy.zeros, cupy.asarray = zeros, asarray
@@ -428,7 +439,15 @@ def make(kernels: Library) -> types.ModuleType:
     pointers = iter(range(1000, 10**9))
     cuda.Stream = lambda non_blocking=False: Stream(machine, next(pointers))
     cuda.get_current_stream = lambda: machine.streams[machine.current][-1]
-    cuda.alloc = lambda size: MemoryPointer(Memory(machine, size, machine.current))
+
+    def alloc(size: int) -> MemoryPointer:
+        """As MemoryAsyncPool: while a stream records, memory is a node of the graph."""
+        stream = machine.streams[machine.current][-1]
+        if stream in machine.capturing:
+            machine.allocates.add(stream)
+        return MemoryPointer(Memory(machine, size, machine.current))
+
+    cuda.alloc = alloc
     cuda.Memory = lambda size: Memory(machine, size, machine.current)
     cuda.MemoryPointer = MemoryPointer
     cuda.alloc_pinned_memory = lambda size: PinnedMemoryPointer(machine, size)
