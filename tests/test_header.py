@@ -17,10 +17,10 @@ import nvrtc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rmsprop_fast.cpu._records import FLAGS, SLOTS
 from test_bits import assert_same_bits, wide_range
 
 from rmsprop_fast import IndexedSlices, RMSprop, get_include
+from rmsprop_fast.cpu._records import FLAGS, SLOTS
 
 Array = np.ndarray[Any, Any]
 
