@@ -51,7 +51,8 @@ cdef void catch_up_elements(
             row += 1
         stop = min(end, row * var.width)
         if steps > 0:
-            if var.layout == NULL or not variant & RMSPROP_MOMENTUM:  # which alone moves param
+            # Without momentum param does not move: its layout does not matter.
+            if var.layout == NULL or not variant & RMSPROP_MOMENTUM:
                 _catch_up(
                     var, var.param + begin * item, begin, stop, coef, steps, variant)
             else:

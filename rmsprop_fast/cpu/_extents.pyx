@@ -5,7 +5,11 @@ answer "no" must cost nanoseconds; "perhaps" is settled exactly by `step_rules`.
 """
 
 cimport numpy as cnp
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memmove
+
+cdef enum:
+    FEW = 64  # times as many are there already: moving them costs less than a merge
 
 
 cdef inline Py_ssize_t _append(
@@ -41,35 +45,81 @@ cdef class Extents:
         cdef Py_ssize_t k = self._first_after(low)
         return low < high and k < self.n and self.intervals[k].low < high
 
-    def add_all(self, list bounds):
-        """Add many ranges (low, high); each is merged with what it meets.
+    cdef int _reserve(self, Py_ssize_t capacity) except -1:
+        """Make room; after a MemoryError everything is as before."""
+        cdef Interval *grown
+        if capacity > self.capacity:
+            capacity = max(capacity, 2 * self.capacity)
+            grown = <Interval *> realloc(self.intervals, capacity * sizeof(Interval))
+            if grown == NULL:
+                raise MemoryError
+            self.intervals = grown
+            self.capacity = capacity
+        return 0
 
-        After a MemoryError nothing is added.
-        """
-        cdef Py_ssize_t capacity = self.n + len(bounds), k = 0, n = 0
-        cdef Interval *merged
-        cdef Interval next
-        if not bounds:
+    cdef void _insert(self, Interval new) noexcept nogil:
+        """Insert one interval, for which there is room, merged with what it meets."""
+        cdef Py_ssize_t first, last
+        if new.low >= new.high:
             return
-        merged = <Interval *> malloc(capacity * sizeof(Interval))
-        if merged == NULL:
+        first = last = self._first_after(new.low)
+        while last < self.n and self.intervals[last].low < new.high:
+            new.low = min(new.low, self.intervals[last].low)
+            new.high = max(new.high, self.intervals[last].high)
+            last += 1
+        memmove(&self.intervals[first + 1], &self.intervals[last],
+                (self.n - last) * sizeof(Interval))
+        self.intervals[first] = new
+        self.n += 1 - (last - first)
+
+    cdef void _merge(self, const Interval *new, Py_ssize_t n_new) noexcept nogil:
+        """Merge sorted intervals, for which there is room, in one pass."""
+        cdef Py_ssize_t k = 0, n_old = self.n, n = 0
+        cdef Interval *old = self.intervals + n_new
+        memmove(old, self.intervals, n_old * sizeof(Interval))
+        # As many places are free before `old` as intervals of `new` are left.
+        while k < n_new or n_old > 0:
+            if n_old > 0 and (k == n_new or old.low <= new[k].low):
+                n = _append(self.intervals, n, old[0])
+                old += 1
+                n_old -= 1
+            else:
+                n = _append(self.intervals, n, new[k])
+                k += 1
+        self.n = n
+
+    def add(self, size_t low, size_t high):
+        """Add [low, high), merged with what it meets."""
+        self._reserve(self.n + 1)
+        self._insert(Interval(low, high))
+
+    def add_all(self, list bounds):
+        """Add many ranges (low, high), each merged with what it meets.
+
+        A few are inserted and many are merged in one pass, so that any number of calls
+        with any number of ranges takes little more than linear time. After an error
+        nothing has been added.
+        """
+        cdef Py_ssize_t n_new = len(bounds), k
+        cdef Interval *new
+        if n_new * FEW < self.n:
+            self._reserve(self.n + n_new)
+            checked = [(<size_t> low, <size_t> high) for low, high in bounds]
+            for low, high in checked:
+                self._insert(Interval(low, high))
+            return
+        if n_new == 0:
+            return
+        new = <Interval *> malloc(n_new * sizeof(Interval))
+        if new == NULL:
             raise MemoryError
         try:
-            for low, high in sorted(bounds):
-                while k < self.n and self.intervals[k].low <= <size_t> low:
-                    n = _append(merged, n, self.intervals[k])
-                    k += 1
-                next.low, next.high = low, high
-                n = _append(merged, n, next)
-        except BaseException:
-            free(merged)
-            raise
-        while k < self.n:
-            n = _append(merged, n, self.intervals[k])
-            k += 1
-        free(self.intervals)
-        self.intervals = merged
-        self.n = n
+            for k, (low, high) in enumerate(sorted(bounds)):
+                new[k] = Interval(low, high)
+            self._reserve(self.n + n_new)
+            self._merge(new, n_new)
+        finally:
+            free(new)
 
     def may_touch(self, size_t low, size_t high):
         """Return whether any address in [low, high) is taken."""

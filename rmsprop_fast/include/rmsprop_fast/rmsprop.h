@@ -83,7 +83,10 @@
 #define RMSPROP_FLAG_(name, bit) RMSPROP_##name = bit,
 #define RMSPROP_SLOT_(name, flag) RMSPROP_SLOT_##name,
 #define RMSPROP_COUNT_(variant, ...) +1
-enum { RMSPROP_FLAGS(RMSPROP_FLAG_) RMSPROP_N_VARIANTS = RMSPROP_VARIANTS(RMSPROP_COUNT_, 0) };
+enum {
+    RMSPROP_FLAGS(RMSPROP_FLAG_)
+    RMSPROP_N_VARIANTS = RMSPROP_VARIANTS(RMSPROP_COUNT_, 0)
+};
 enum { RMSPROP_SLOTS(RMSPROP_SLOT_) RMSPROP_N_SLOTS };
 
 /* Call f(..., variant) with `variant` as a literal: f, inlined, becomes one loop without
