@@ -1,7 +1,7 @@
-"""Which addresses are taken: sorted, disjoint intervals.
+"""Which addresses are in use: sorted, disjoint intervals.
 
-A step asks for every gradient whether its memory may be a variable's or a slot's. The
-answer "no" must cost nanoseconds; "perhaps" is settled exactly by `step_rules`.
+For every gradient, a step asks whether its memory may be that of a variable or a slot.
+The answer "no" must take only nanoseconds. After "perhaps", `step_rules` checks exactly.
 """
 
 cimport numpy as cnp
@@ -42,7 +42,7 @@ cdef class Extents:
         return low < high and k < self.n and self.intervals[k].low < high
 
     def add_all(self, list bounds):
-        """Add many ranges (low, high); each is merged with what it meets.
+        """Add many ranges (low, high); each is merged with those that it overlaps.
 
         After a MemoryError nothing is added.
         """
@@ -72,7 +72,7 @@ cdef class Extents:
         self.n = n
 
     def may_touch(self, size_t low, size_t high):
-        """Return whether any address in [low, high) is taken."""
+        """Return whether any address in [low, high) is in use."""
         return self.touches(low, high)
 
 
@@ -102,7 +102,7 @@ def address_of(cnp.ndarray array):
 
 
 def bounds_of(cnp.ndarray array):
-    """Return the addresses that the elements of a NumPy array are between."""
+    """Return the first address of the elements of an array, and the end."""
     cdef const char *low
     cdef const char *high
     find_bounds(array, &low, &high)
