@@ -6,10 +6,10 @@ import threading
 
 
 cdef class Exclusive:
-    """A context manager: other threads wait, the thread that is inside is refused.
+    """A context manager: other threads wait; a second entry of the same thread fails.
 
-    A second entry of the same thread comes from a finaliser or a callback in the middle
-    of a call. To let it in would let it change what the call is working on.
+    The second entry comes from a finaliser or a callback in the middle of a call. It
+    could change the state that the call is using.
     """
 
     cdef object lock

@@ -2,9 +2,9 @@
 
 A file is a ``.npz``, a zip archive that `numpy.load` reads too. It holds one ``.npy``
 member for each array, then ``header.json``. The header lists the name, shape, dtype and
-CRC-32 of each array, and the comment of the archive is the SHA-256 of the header. A
-damaged file is therefore found, and an array that comes from another file is found too.
-Equal contents give equal bytes. Nothing is unpickled, and no ``.npy`` header is parsed.
+CRC-32 of each array, and the comment of the archive is the SHA-256 of the header. So
+the reader finds a damaged file, and an array that comes from another file. Equal
+contents give equal bytes. Nothing is unpickled, and no ``.npy`` header is parsed.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def named(path: Path) -> Iterator[None]:
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the header and the arrays of a file in which everything is right.
 
-    No allocation is larger than the file; the parsed header may be some times its text.
+    No allocation is larger than the file, except the parsed header: it may need some
+    times the size of its text.
     """
     with open(path, "rb") as file:
         if (start := file.read(2)) != b"PK":
@@ -212,7 +213,7 @@ def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _array(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Array:
-    """Return an array that is what the header says of it."""
+    """Return an array, after checking it against its entry in the header."""
     name, text, shape = entry["name"], entry["dtype"], tuple(entry["shape"])
     if not re.fullmatch("[<>|][iuf][1-8]", text):
         raise ValueError(f"array {name} has dtype {text!r}")

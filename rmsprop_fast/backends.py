@@ -1,7 +1,7 @@
-"""Which library an array belongs to, and what both can do with one.
+"""Find out of which library an array is; operations for NumPy and CuPy arrays.
 
-NumPy's arrays are the host's, CuPy's a device's. CuPy is looked up among the imported
-modules: who has one of its arrays has imported it, nobody else is made to.
+NumPy arrays are on the host, CuPy arrays on a device. This module never imports CuPy
+first: a program that has a CuPy array has imported CuPy already.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HOST = "the host"
 
 
 def is_on_device(value: Any) -> bool:
-    """Return whether `value` is an array of CuPy's."""
+    """Return whether `value` is a CuPy array."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, getattr(cupy, "ndarray", ()))
 
 
 def is_array(value: Any) -> bool:
-    """Return whether `value` is an array of NumPy's or CuPy's."""
+    """Return whether `value` is a NumPy or CuPy array."""
     return isinstance(value, np.ndarray) or is_on_device(value)
 
 
@@ -56,17 +56,17 @@ def adopt(value: Any) -> Any:
 
 
 def device_id(array: Array) -> int:
-    """Return the number of the device that a device array lies on."""
+    """Return the number of the device of a CuPy array."""
     return int(array.data.device_id)
 
 
 def place_of(array: Any) -> str:
-    """Return where an array lies, in words for an error."""
+    """Return where an array is, in words for an error."""
     return f"cuda:{device_id(array)}" if is_on_device(array) else HOST
 
 
 def address(array: Array) -> int:
-    """Return where the first element lies. Devices and host share one address space."""
+    """Return the address of the first element. Host and devices share all addresses."""
     if isinstance(array, np.ndarray):
         return address_of(array)
     return int(array.data.ptr)
@@ -78,7 +78,7 @@ def is_contiguous(array: Array) -> bool:
 
 
 def bounds(array: Array) -> tuple[int, int]:
-    """Return the addresses that the elements are between; equal without any."""
+    """Return the first address and the one after the last; equal without elements."""
     if isinstance(array, np.ndarray):
         return bounds_of(array)
     if not array.size:
@@ -93,7 +93,7 @@ def bounds(array: Array) -> tuple[int, int]:
 def shares_memory(a: Array, b: Array) -> bool:
     """Return whether two arrays whose bounds overlap share an element.
 
-    On devices variables, slots and gradients are contiguous: there bounds are exact.
+    On devices all arrays are contiguous, so arrays whose bounds overlap share memory.
     """
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return bool(np.shares_memory(a, b))
@@ -106,7 +106,7 @@ def own_view(array: Array) -> Array:
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, like: Array | None) -> Array:
-    """Return C-contiguous zeros where `like` lies; None lies on the host."""
+    """Return C-contiguous zeros where `like` is; on the host if it is None."""
     if not is_on_device(like):
         return np.zeros(shape, dtype)
     import cupy
@@ -118,7 +118,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array | None) -> Array:
 
 
 def place(array: Array, like: Array) -> Array:
-    """Return `array` where `like` lies: itself if it is there, else a copy."""
+    """Return `array` if it is where `like` is, else a copy of it there."""
     if place_of(array) == place_of(like):
         return array
     host = as_numpy(array)
@@ -140,7 +140,7 @@ def _settle(cupy: Any) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, Any]:
-    """Return what NumPy makes of a value; a device array is copied to the host."""
+    """Return a value as a NumPy array; a device array is copied to the host."""
     return value.get() if is_on_device(value) else np.asarray(value)
 
 

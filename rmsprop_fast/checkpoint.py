@@ -1,9 +1,9 @@
 """Save an optimizer to one file and load it again, exactly.
 
-`archive` is the format of the file. Its header holds the optimizer's class, its
-configuration and its state. Arrays are named by what they are, then the number of their
-variable: ``slot.0.rms``, ``variable.0``. A reader refuses what it does not know, and no
-class is imported because a file names it: classes of this package register here.
+`archive` is the format of the file. Its header contains the class of the optimizer, its
+configuration and its state. The name of an array is its kind, then the number of its
+variable: ``slot.0.rms``, ``variable.0``. `load` refuses names that it does not know. It
+imports no class that a file names: the classes of this package register here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FIELDS: Mapping[str, type] = {
 
 
 def register(cls: Class) -> Class:
-    """Let files name a class of this package; a class decorator."""
+    """Allow files to name a class of this package; a class decorator."""
     _CLASSES[cls.__name__] = cls
     return cls
 
@@ -99,7 +99,7 @@ def _path(path: Any) -> Path:
 
 
 def _module(cls: type, known: Mapping[str, type]) -> str:
-    """Return what tells a class of the caller's from ours of that name."""
+    """Return a module name that differs for our class and a class of the caller."""
     return OURS if known.get(cls.__name__) is cls else cls.__module__
 
 
@@ -119,7 +119,7 @@ def _twin(optimizer: Optimizer) -> Optimizer:
 
 
 def _configuration(twin: Optimizer) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the config, and what the callables are that it leaves out."""
+    """Return the config, and a description of each callable that it leaves out."""
     callables, serialized = {}, {}
     for name, value in twin._values.items():
         if isinstance(value, LearningRateSchedule):
@@ -127,7 +127,7 @@ def _configuration(twin: Optimizer) -> tuple[dict[str, Any], dict[str, str]]:
             try:
                 serialized[name] = {**schedules.serialize(value), "module": module}
                 continue
-            except NotImplementedError:  # one of the caller's, without get_config
+            except NotImplementedError:  # a schedule of the caller, without get_config
                 pass
         if callable(value):
             named = value if hasattr(value, "__qualname__") else type(value)
@@ -157,18 +157,18 @@ def load(
     path : str or os.PathLike
         The file.
     var_list : list of ndarray, optional
-        As many arrays as were saved, of the same shapes and dtypes; their saved values
-        are copied in. It is needed if the file holds variables; an empty list leaves
-        them in the file.
+        As many arrays as were saved, of the same shapes and dtypes; the saved values
+        are copied into them. It is required if the file contains variables. With an
+        empty list, only the optimizer is loaded.
     custom_objects : dict, optional
-        What a file cannot hold: optimizers and schedules of the caller's by the name of
-        their class, callables by the name of the hyperparameter.
+        What a file cannot hold: your own optimizers and schedules by the name of their
+        class, callables by the name of the hyperparameter.
 
     Returns
     -------
     Optimizer
-        It goes on exactly where the saved one was. It binds by position to the
-        variables of the next `build` or `apply_gradients`.
+        It continues exactly where the saved optimizer was. It takes the variables of
+        the next `build` or `apply_gradients`, by position.
 
     Raises
     ------
@@ -182,9 +182,9 @@ def load(
 
     Notes
     -----
-    Everything is checked, checksums too, before anything is made or `var_list` is
-    written. Nothing is unpickled and nothing is imported: a file from a stranger can be
-    wrong, but it cannot run code.
+    `load` checks the whole file, with its checksums, before it creates the optimizer or
+    writes to `var_list`. It unpickles nothing and imports nothing: a file from a
+    stranger can be wrong, but it cannot run code.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def load(
         )
     saved = [arrays.pop(key) for key in list(arrays) if key.startswith("variable.")]
     variables = _matched(saved, var_list)
-    # What objects of the caller raise stays as it is.
+    # Errors that objects of the caller raise stay as they are.
     with nullcontext() if custom else archive.named(source):
         optimizer: Optimizer = cls.from_config(config, custom)
     with archive.named(source):
@@ -233,7 +233,7 @@ def load(
 
 
 def _config(header: dict[str, Any], custom: dict[str, Any]) -> dict[str, Any]:
-    """Return the config with the caller's objects; refuse if one is missing."""
+    """Return the config with the objects of the caller; refuse if one is missing."""
     needed = {}
     name, module, config = header["class"], header["module"], dict(header["config"])
     if name not in custom and (module != OURS or name not in _CLASSES):

@@ -1,11 +1,11 @@
-"""Losses that differentiate themselves, for `minimize` and its relatives.
+"""Losses with gradients, for `minimize`, `get_gradients` and `get_updates`.
 
-`autograd` and `jax` turn a function of the variables into such a loss by means of the
-library of that name; `wrap` takes any other transformation that returns a value and its
-gradients. None of them is imported before it is asked for.
+`autograd` and `jax` make a loss from a function of the variables: the library of that
+name differentiates the function. `wrap` makes a loss from any function that returns a
+value and its gradients. A library is imported only when its function is called.
 
-Gradients are dense: row-sparse ones come from a loss of the caller's that returns
-``(value, grads)``.
+autograd and JAX return dense gradients. For row-sparse gradients, write a loss that
+returns ``(value, grads)``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 class ValueAndGrad:
-    """A loss of the variables that comes with its gradients; `wrap` makes one.
+    """A loss of the variables that returns its gradients too; `wrap` makes one.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class ValueAndGrad:
 
     See Also
     --------
-    wrap : Says what it is for.
+    wrap : Describes the argument, with an example.
     """
 
     def __init__(self, value_and_grad: Callable[..., tuple[Any, Any]]) -> None:
@@ -63,28 +63,29 @@ class ValueAndGrad:
         TypeError
             The function does not return a value and its gradients.
         ValueError
-            The loss is not a scalar; the number of gradients is another.
+            The loss is not a scalar; the number of gradients is not the number of
+            variables.
         """
         value, grads = loss_result(self._value_and_grad(*variables))
         if not backends.is_on_device(value):  # it stays there: nobody waits for it
             value = np.asarray(value)[()]
         scalar_loss(np.shape(value))
-        if not isinstance(grads, (list, tuple)):  # the one variable's
+        if not isinstance(grads, (list, tuple)):  # the gradient of the only variable
             grads = [grads]
         grads, _ = matched(grads, variables)
         return value, grads
 
 
 def wrap(value_and_grad: Callable[..., tuple[Any, Any]]) -> ValueAndGrad:
-    """Make a loss for `minimize` of a function that returns a value and its gradients.
+    """Make a loss for `minimize` from a function that returns value and gradients.
 
     Parameters
     ----------
     value_and_grad : callable
         Takes the variables as arguments and returns ``(value, grads)``: a scalar, and
         a list or tuple with a gradient for every variable, or the gradient itself if
-        there is one variable. Each is an array of its variable's shape and dtype,
-        `rmsprop_fast.IndexedSlices`, or None.
+        there is one variable. Each gradient is an array of the shape and dtype of its
+        variable, `rmsprop_fast.IndexedSlices`, or None.
 
     Returns
     -------
@@ -117,8 +118,8 @@ def autograd(f: Callable[..., Any]) -> ValueAndGrad:
     Parameters
     ----------
     f : callable
-        Takes the variables as arguments and returns a scalar. autograd traces NumPy's
-        functions and operators; assignments into arrays it cannot trace.
+        Takes the variables as arguments and returns a scalar. autograd follows NumPy
+        functions and operators. It cannot follow assignments into arrays.
 
     Returns
     -------
@@ -135,8 +136,8 @@ def autograd(f: Callable[..., Any]) -> ValueAndGrad:
 
     Notes
     -----
-    A gradient has its variable's dtype. The arithmetic may be in another: float32
-    variables with float64 data are differentiated in float64, then rounded.
+    A gradient has the dtype of its variable. The arithmetic may have another dtype:
+    with float32 variables and float64 data, autograd computes in float64 and rounds.
 
     Examples
     --------
@@ -161,7 +162,7 @@ def autograd(f: Callable[..., Any]) -> ValueAndGrad:
 
     def call(*variables: Array) -> tuple[Any, list[Array]]:
         everything = tuple(range(len(variables)))
-        # It knows ndarray, and not what derives from it, such as a memmap.
+        # autograd knows ndarray, but no subclasses such as memmap.
         plain = [np.asarray(var) for var in variables]
         value, grads = value_and_grad(scalar, everything)(*plain)
         return value, [np.asarray(grad) for grad in grads]
@@ -175,8 +176,9 @@ def jax(f: Callable[..., Any]) -> ValueAndGrad:
     Parameters
     ----------
     f : callable
-        Takes the variables, as JAX arrays, and returns a scalar. It is called as it is:
-        give ``jax.jit(f)`` to have it compiled, once for all data that it closes over.
+        Takes the variables, as JAX arrays, and returns a scalar. It is not compiled:
+        give ``jax.jit(f)`` for that. A compiled function keeps the outside data of its
+        first call.
 
     Returns
     -------
@@ -189,15 +191,15 @@ def jax(f: Callable[..., Any]) -> ValueAndGrad:
     ImportError
         The extra ``jax`` is not installed.
     TypeError
-        `f` is not callable. When called: a variable is float64 and JAX would make it
-        float32, as it does unless ``jax.config.update("jax_enable_x64", True)`` is
-        called first.
+        `f` is not callable. When the loss is called: a variable is float64, and JAX
+        would turn it into float32. Call ``jax.config.update("jax_enable_x64", True)``
+        first.
 
     Notes
     -----
-    Variables are copied on their way to JAX, which takes arrays never to change, and
-    gradients are copied back. With the variables in other memory than the processor's
-    each step waits for both.
+    Variables are copied to JAX, because JAX assumes that its arrays never change.
+    Gradients are copied back. If JAX computes on another device, each step waits for
+    both copies.
     """
     f = function("f", f)
     try:
@@ -299,7 +301,7 @@ def matched(grads: Any, var_list: Any) -> tuple[list[Any], list[Any]]:
 
 
 def gradients(grads: Sequence[Any], params: Sequence[Any]) -> list[Array]:
-    """Return the gradients' arrays; each parameter must have one."""
+    """Return the arrays of the gradients; each parameter must have a gradient."""
     arrays = []
     for k, (grad, var) in enumerate(zip(grads, params, strict=True)):
         rules.variable(f"params[{k}]: ", var)

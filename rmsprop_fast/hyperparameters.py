@@ -1,7 +1,7 @@
 """Hyperparameters: one descriptor for each, with its rule and its docstring.
 
-An optimizer keeps the values in one dict, which a setter replaces as a whole. A step
-that has read the dict has read one consistent set.
+An optimizer keeps the values in one dict. A setter replaces the whole dict, so a step
+that reads the dict once gets values that belong together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rule = Callable[[str, Any], T]
 
 
 class Owner(Protocol):
-    """What a descriptor needs of the optimizer that it belongs to."""
+    """The attributes of an optimizer that a descriptor uses."""
 
     _values: dict[str, Any]
 
@@ -40,10 +40,10 @@ class Option(Generic[T]):
     doc : str
         The docstring of the attribute.
     is_optional : bool, default True
-        None is a value, too, and means off.
+        Whether None may be given. None means off.
     decays_missed_rows : bool, default False
-        A step with a gradient of zero depends on it. With ``catch_up=True`` rows catch
-        up before it changes.
+        Whether a step with a gradient of zero depends on this option. With
+        ``catch_up=True`` the missed steps of all rows are applied before it changes.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Option(Generic[T]):
         return self.rule(self.name, value)
 
     def shown(self, owner: Owner) -> Any:
-        """Return what the attribute shows."""
+        """Return the value of the attribute."""
         return owner._values[self.name]
 
     def number(self, value: Any, step: Callable[[], int]) -> Any:
-        """Return what a step uses in place of a value."""
+        """Return the value that a step uses, from the value that was set."""
         return value
 
 
@@ -97,7 +97,7 @@ class Hyperparameter(Option[float]):
     rule, doc, decays_missed_rows
         As for `Option`.
     default : float, optional
-        What None stands for; None is refused without it.
+        The value that None means. Without it, None is refused.
     """
 
     def __init__(
@@ -121,21 +121,21 @@ class Hyperparameter(Option[float]):
         return value if callable(value) else self.rule(self.name, value)
 
     def refuse_schedule(self, value: Any) -> None:
-        """Raise for a schedule where only the learning rate may have one."""
+        """Raise for a schedule: only the learning rate may be one."""
         raise TypeError(
             f"{self.name} must be a real number or a callable without arguments, "
             f"got {value!r}"
         )
 
     def number(self, value: Any, step: Callable[[], int]) -> Any:
-        """Return the number that a value stands for; callables are called.
+        """Return the number of this step; callables are called.
 
         Parameters
         ----------
         value : float, callable or schedule
             As it was set.
         step : callable
-            Returns the step that a schedule is asked for.
+            Returns the number of the step, for a schedule.
         """
         if isinstance(value, LearningRateSchedule):
             return self.rule(f"{self.name}(step)", value(step()))
@@ -173,8 +173,8 @@ def options_of(cls: type) -> dict[str, Option[Any]]:
     }
 
 
-# Keys of a Keras configuration that are unknown here, and the values that have no
-# effect. Where another key switches a feature off, its settings may be anything.
+# Keys of a Keras configuration for options that do not exist here. Each function says
+# whether the option is off. When use_ema is off, its settings may have any value.
 _NEUTRAL: dict[str, Callable[[dict[str, Any]], bool]] = {
     "use_ema": lambda config: not config["use_ema"],
     "ema_momentum": lambda config: not config.get("use_ema"),

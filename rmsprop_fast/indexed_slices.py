@@ -21,7 +21,7 @@ class IndexedSlices:
     Parameters
     ----------
     values : ndarray of float32 or float64, shape ``(n, *var.shape[1:])``
-        Read only, any layout. Its dtype must be the variable's.
+        Only read; any layout. Its dtype must be that of the variable.
     indices : array_like of integers, shape ``(n,)``
         Row numbers, each in ``[0, var.shape[0])``; any order, duplicates allowed. An
         array of any integer dtype and layout is kept, not copied, and only read.
@@ -40,9 +40,9 @@ class IndexedSlices:
     -----
     Both are NumPy arrays, or both are C-contiguous CuPy arrays on one device.
 
-    The arrays are not copied: a step uses what they hold when it begins.
-    Duplicates are summed in the order given, in runs of 32 whose sums are then added in
-    order, so that the bits of the sum do not depend on the machine.
+    The arrays are not copied: a step uses the values that they have when it begins.
+    Duplicates are summed in the order given: first in runs of 32, then the sums of the
+    runs. So the bits of the sum do not depend on the machine.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def slices_for(where: str, grad: Any, var: Any) -> None:
             f"{var.shape}"
         )
     if backends.is_on_device(var):
-        return  # the device looks at the rows, see `row_found`
+        return  # the device checks the row numbers, see `step_rules.row_found`
     bad = np.flatnonzero((grad.indices < 0) | (grad.indices >= len(var)))
     if bad.size:
         raise IndexError(

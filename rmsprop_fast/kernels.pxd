@@ -1,7 +1,7 @@
-# The C door: `from rmsprop_fast.kernels cimport rmsprop_dense_f32`. No GIL, no Python
-# object, nothing to link; numba, cffi and ctypes reach the same functions through
-# `rmsprop_fast.kernels.address`. Released signatures stay as they are: what is new gets
-# a new name, and raises RMSPROP_API_VERSION by one.
+# The functions for compiled code: `from rmsprop_fast.kernels cimport rmsprop_dense_f32`.
+# They need no GIL and no Python object, and you link nothing. Numba, cffi and ctypes get
+# the same functions from `rmsprop_fast.kernels.address`. Released signatures never
+# change: a new function gets a new name, and RMSPROP_API_VERSION grows by one.
 
 cdef enum:
     RMSPROP_API_VERSION = 1  # of the build that this file came with
@@ -9,9 +9,10 @@ cdef enum:
 # What every function returns. Unless it is RMSPROP_DONE, nothing has been changed.
 cdef enum:
     RMSPROP_DONE = 0
-    # n, n_rows or width is negative, or no memory holds so much.
+    # n, n_rows or width is negative, or too large for any memory.
     RMSPROP_BAD_SIZE = 1
-    # Not aligned, or NULL: only mg, mom (at momentum 0) and what has no elements may be.
+    # A pointer is not aligned, or is NULL. Only mg, mom (at momentum 0) and arrays
+    # without elements may be NULL.
     RMSPROP_BAD_POINTER = 2
     # Two of param, grad or values, rms, mg and mom share memory.
     RMSPROP_BAD_OVERLAP = 3
@@ -21,7 +22,7 @@ cdef enum:
     RMSPROP_BAD_THREADS = 5
     # A row is not in [0, n_rows).
     RMSPROP_BAD_ROW = 6
-    # None is left to sort the rows in: 16 bytes for each, 32 beyond 2^32 rows.
+    # Too little memory to sort the rows: 16 bytes for each, 32 beyond 2^32 rows.
     RMSPROP_NO_MEMORY = 7
 
 # The version of the build that runs.
@@ -33,20 +34,20 @@ cdef int rmsprop_api_version() noexcept nogil
 #   grad         n raw gradient values, read
 #   rms          slot, n elements, read and written; zeros before the first step
 #   mg           the same, or NULL: not centered
-#   mom          the same, left alone while momentum is 0; or NULL: without momentum
+#   mom          the same, not changed while momentum is 0; or NULL: without momentum
 #   lr           learning rate of this step, finite and >= 0
 #   rho          in [0, 1]
 #   momentum     in [0, 1]; 0 when mom is NULL
 #   epsilon      finite and >= 0
 #   keep         1 - lr*weight_decay, finite; 1 when off
-#   grad_scale   multiplies every gradient value; 1 when off. Not checked: as a value of
-#                grad, NaN makes NaN
-#   clip         bound on the scaled values' magnitude, > 0; INFINITY when off
-#   eps_in_sqrt  1: grad / sqrt(rms + epsilon), as the facade's default
+#   grad_scale   multiplies every gradient value; 1 when off. It is not checked: like a
+#                NaN in grad, a NaN here gives NaN
+#   clip         largest absolute value of the scaled gradient, > 0; INFINITY when off
+#   eps_in_sqrt  1: grad / sqrt(rms + epsilon), the default of RMSprop
 #                0: grad / (sqrt(rms) + epsilon)
-#   num_threads  as many threads at most, the caller's among them; less work than is worth
-#                a team stays on one. 0: as many as OMP_NUM_THREADS, or machine and control
-#                group, allow
+#   num_threads  the largest number of threads, with the calling thread; little work stays
+#                on one thread. 0: as many as OMP_NUM_THREADS says, or as many as the
+#                machine and its control group allow
 #
 # All arrays are contiguous and do not overlap. The bits are the same for any num_threads,
 # and those of RMSprop.apply_gradients. Two calls at once on the same arrays are a race.
@@ -59,7 +60,7 @@ cdef int rmsprop_dense_f64(
     double lr, double rho, double momentum, double epsilon, double keep,
     double grad_scale, double clip, int eps_in_sqrt, int num_threads) noexcept nogil
 
-# Update some rows of a table in place; the others and their slots stay untouched.
+# Update some rows of a table in place; the other rows and their slots do not change.
 #
 #   param, rms, mg, mom   n_rows x width elements, row after row; otherwise as above
 #   values                n x width: the raw gradient of rows[k] is its k-th row, read

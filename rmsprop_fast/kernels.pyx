@@ -1,8 +1,8 @@
-"""The C door: updates through plain pointers and scalars, without the GIL.
+"""Updates for compiled code: plain pointers and scalars, without the GIL.
 
-Cython code cimports the functions that ``kernels.pxd`` declares and documents, and numba,
-cffi and ctypes call them through `address` or `function`. They run the loops of
-`RMSprop.apply_gradients` and give its bits, for any number of threads.
+Cython code cimports the functions that ``kernels.pxd`` declares and documents. Numba,
+cffi and ctypes call them through `address` or `function`. The functions run the same
+loops as `RMSprop.apply_gradients` and give the same bits, for any number of threads.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ cdef extern from "Python.h":
 cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
     int rmsprop_max_threads()
 
-# What the doors have in common after the arrays, in their order.
+# The arguments that all functions have after the arrays, in their order.
 cdef struct Scalars:
     double lr
     double rho
@@ -52,14 +52,14 @@ cdef struct Scalars:
 
 # --- Threads --------------------------------------------------------------------------
 
-# What `threads.count` knows, where no Python object can be asked.
+# A copy of the limits that `threads` knows, for code without the GIL.
 cdef int most_threads = rules.MAX_THREADS
 cdef int default_limit
 cdef bint is_alone
 
 
 def _read_threads():
-    """Copy what `threads` knows: at import, in a forked child, when it changes."""
+    """Copy the limits of `threads`: at import, in a forked child, after a change."""
     global default_limit, is_alone
     limit = threads.limit()
     default_limit = most_threads if limit is None else limit
@@ -73,7 +73,7 @@ if hasattr(os, "register_at_fork"):
 
 
 cdef inline int _team(Py_ssize_t work, int num_threads) noexcept nogil:
-    """Return how many threads that much work deserves, as a step does."""
+    """Return the number of threads for so much work, as a step does."""
     if is_alone or work < serial_below:
         return 1
     return num_threads if num_threads > 0 else min(rmsprop_max_threads(), default_limit)
@@ -111,7 +111,7 @@ cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
     for i in range(2 + RMSPROP_N_SLOTS):
         item = param_size(v.dtype) if i < 2 else state_size(v.dtype)
         size = v.size if i > 0 else grad.size
-        # Of the slots only those must be there that every variant needs.
+        # Only the slots that every variant needs must be given.
         if size == 0 or (
                 starts[i] == 0 and i >= 2 and not rmsprop_needs_slot(0, i - 2)):
             starts[i] = ends[i] = 0
@@ -129,7 +129,7 @@ cdef int _refuse_arrays(const Variable *v, const Gradient *grad) noexcept nogil:
 
 
 cdef inline int _variant(const Variable *v, const Scalars *s) noexcept nogil:
-    # As in a step, the momentum slot is left alone while momentum is 0.
+    # As in a step, the momentum slot does not change while momentum is 0.
     return RMSPROP_VARIANT(
         v.slots[RMSPROP_SLOT_MG] != NULL,
         v.slots[RMSPROP_SLOT_MOM] != NULL and s.momentum > 0, s.eps_in_sqrt)
@@ -276,7 +276,7 @@ api_version = RMSPROP_API_VERSION
 
 
 class Status(enum.IntEnum):
-    """What the functions return, as in ``kernels.pxd``."""
+    """The status that the functions return, as in ``kernels.pxd``."""
 
     DONE = RMSPROP_DONE
     BAD_SIZE = RMSPROP_BAD_SIZE
@@ -321,7 +321,7 @@ def check(status):
     Raises
     ------
     ValueError, IndexError, MemoryError
-        By the status; nothing has been changed then.
+        The class depends on the status. The function has changed nothing.
 
     Examples
     --------
@@ -356,7 +356,7 @@ def signature(name):
     Returns
     -------
     str
-        Result and arguments, without names, the same as Numba and Cython see it.
+        Types of result and arguments, without names, as Numba and Cython use them.
 
     Raises
     ------
@@ -414,8 +414,9 @@ def function(name):
     Returns
     -------
     ctypes function
-        It takes addresses (``array.ctypes.data``) for pointers, 0 for NULL, and lets go
-        of the GIL. Numba calls it in compiled code. An address keeps no array alive.
+        It takes addresses (``array.ctypes.data``) for pointers, 0 for NULL, and
+        releases the GIL. Numba can call it in compiled code. An address does not keep
+        its array alive.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Optimizer: Keras's optimizer API over arrays that the caller owns."""
+"""Optimizer: the methods of a Keras optimizer, for arrays that the caller owns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Gradient = Array | IndexedSlices | None
 GradsAndVars = Iterable[tuple[Gradient, Array]]
 Loss = Callable[[], tuple[Any, Any]] | ValueAndGrad
 
-# What may stand in **kwargs, as in Keras, and what it is when it does not.
+# The keywords that **kwargs may contain, as in Keras, and their defaults.
 KEYWORDS: Mapping[str, Any] = {
     "clipnorm": None,
     "clipvalue": None,
@@ -66,28 +66,30 @@ class Optimizer:
     Parameters
     ----------
     name : str, optional
-        A name for `get_config` and for errors of `set_weights`; the class's if omitted.
+        A name for `get_config` and for errors of `set_weights`. If omitted: the name of
+        the class.
     num_threads : int, optional
-        The size of the thread team, taken literally. If omitted: OMP_NUM_THREADS, or
-        what the machine allows. Small steps stay on one thread either way.
+        The number of threads of a large step. If omitted: OMP_NUM_THREADS, or as many
+        as the machine allows. Small steps stay on one thread in both cases.
     **kwargs : float or None
-        `clipnorm` bounds the norm of each gradient, `global_clipnorm` that of all
-        gradients of a call together, `clipvalue` the magnitude of each element. Norms
-        are applied first; the two norms exclude each other. `lr` is another name for
-        `learning_rate`, from Keras. `decay`, a number or a callable, divides the
-        learning rate by ``1 + decay*iterations``.
+        `clipnorm` limits the norm of each gradient. `global_clipnorm` limits the norm
+        of all gradients of a call together. `clipvalue` limits the absolute value of
+        each element. Norms are applied first. Only one of the two norms may be given.
+        `lr` is another name for `learning_rate`, from Keras. `decay`, a number or a
+        callable, divides the learning rate by ``1 + decay*iterations``.
 
-        With `weight_decay` each step first takes the part ``learning_rate *
-        weight_decay`` off each variable. A row-sparse step takes it off the rows in
-        `indices`. ``catch_up=True`` makes row-sparse steps equal dense ones, see
-        `catch_up`. `check_finite` decides about a step with a gradient that is not
-        finite: True refuses it, ``"skip"`` leaves it out.
+        With `weight_decay` each step first multiplies each variable by ``1 -
+        learning_rate * weight_decay``; a row-sparse step does this only to the rows in
+        `indices`. With ``catch_up=True`` row-sparse steps have the result of dense
+        steps, see `catch_up`. `check_finite` decides what happens when a gradient is
+        not finite: True raises an error, ``"skip"`` skips the step, False (the default)
+        does not check.
 
     Attributes
     ----------
     last_loss : object
-        The value that the loss of the last `minimize`, `get_gradients` or `get_updates`
-        returned; None before.
+        The loss that the last `minimize`, `get_gradients` or `get_updates` computed;
+        None before the first.
 
     Raises
     ------
@@ -120,19 +122,19 @@ class Optimizer:
     )
     weight_decay = Option(
         rules.at_least_zero,
-        "The part that a step takes off a variable, per unit of learning rate.",
+        "A step multiplies variables by ``1 - learning_rate*weight_decay``, or None.",
     )
     check_finite = Option(
         hyperparameters.finiteness,
         """What happens to a step whose gradients are not finite: True, False, "skip".
 
-        True refuses it, ``"skip"`` leaves it out, False does not look.
+        True raises an error, ``"skip"`` skips the step, False does not check.
         """,
         is_optional=False,
     )
     num_threads = Option(
         hyperparameters.n_threads,
-        "The size of the thread team, or None: what the machine allows.",
+        "The number of threads of a large step, or None: what the machine allows.",
     )
 
     @property
@@ -159,14 +161,14 @@ class Optimizer:
                 setattr(self, option, kwargs.get(option, KEYWORDS[option]))
 
     def _own(self, slots: Slots) -> None:
-        """Start afresh around a state."""
+        """Take a state over, and create what a step needs beside it."""
         self._lock = Exclusive()
         threads.renew_lock_in_child(self)
         self._slots = slots
         self._step: Any = Step()
         self._devices: Any = None
-        # The hyperparameters that it was made from, and the argument of the next step;
-        # hyperparameters of which none is a callable.
+        # A dict of hyperparameters, and the argument of a step that was made from it.
+        # Below: a dict of hyperparameters that has no callable.
         self._prepared: tuple[Any, Any] = (None, None)
         self._uncalled: Any = None
         if isinstance(self._values.get("learning_rate"), DeviceScalar):
@@ -180,12 +182,13 @@ class Optimizer:
             self._devices = self._step.devices = DeviceStep(self._step)
 
     def synchronize(self) -> None:
-        """Wait for the devices, and raise what steps there have found.
+        """Wait for the devices, and raise the errors that steps there have found.
 
-        A step on a device is launched and not waited for. A call that looks later
-        raises what was wrong with it: this one, or one such as `apply_gradients`. After
-        this call `iterations` and `skipped_steps` are exact, also where ``"skip"`` of
-        `check_finite` has left out steps. Without variables on devices it does nothing.
+        A call of `apply_gradients` launches a step on a device and does not wait for
+        it. When the step finds an error there, a later call raises it: `synchronize`,
+        or the next `apply_gradients` that notices it. After `synchronize`, `iterations`
+        and `skipped_steps` are exact, also when ``check_finite="skip"`` has skipped
+        steps. Without variables on devices, `synchronize` does nothing.
 
         Raises
         ------
@@ -198,10 +201,10 @@ class Optimizer:
 
         Notes
         -----
-        Methods that read or replace state wait, too, and raise what they find before
-        they do anything: `get_weights`, `set_weights`, `save`, pickling, `forget`,
-        setting `iterations`, and, with ``catch_up=True``, setting the hyperparameters
-        that missed steps depend on.
+        Methods that read or replace state also wait, and raise these errors before they
+        do anything: `get_weights`, `set_weights`, `save`, pickling, `forget`, setting
+        `iterations`, and, with ``catch_up=True``, setting `rho`, `momentum` or
+        `centered`.
         """
         with self._lock:
             self._synchronize()
@@ -233,7 +236,7 @@ class Optimizer:
             self._refuse_with_catch_up(option, value)
         if self._catches_up and option.decays_missed_rows and name in self._values:
             with self._lock:  # no step comes between the two
-                # A device that has found something would not let rows catch up.
+                # A device that has found an error would not let rows catch up.
                 self._synchronize()
                 self._catch_up(None, None)
                 self._values = {**self._values, name: value}
@@ -313,12 +316,12 @@ class Optimizer:
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps ``check_finite="skip"`` has left out, see `synchronize`."""
+        """How many steps ``check_finite="skip"`` has skipped, see `synchronize`."""
         self._see_skipped()
         return self._slots.skipped_steps
 
     def _see_skipped(self) -> None:
-        """Count the steps that devices are known to have left out."""
+        """Count the steps that devices are known to have skipped."""
         if self._devices is not None:
             with self._lock:
                 self._devices.see_skipped(self._slots)
@@ -354,7 +357,7 @@ class Optimizer:
             None leaves its variable alone. A variable that occurs twice is updated
             twice, in the order given.
         name : str, optional
-            Keras's name scope. It has no effect.
+            The name scope of Keras; any value is accepted. It has no effect.
 
         Returns
         -------
@@ -381,11 +384,11 @@ class Optimizer:
         Notes
         -----
         Everything is checked before anything is changed: after an error, variables,
-        slots and `iterations` are what they were. The same is true after a step that
-        ``check_finite="skip"`` leaves out; it counts in `skipped_steps` instead. Rows
-        and elements of a gradient on a device are checked there, without waiting: a
-        later call raises what was found, and takes back the count of a step that was
-        left out, see `synchronize`.
+        slots and `iterations` are as they were before the call. The same is true after
+        a step that ``check_finite="skip"`` skips; `skipped_steps` counts it. The device
+        checks the row numbers and elements of gradients there, and this call does not
+        wait for it: a later call raises the error, and `iterations` no longer counts
+        the step, see `synchronize`.
         """
         return self._apply(grads_and_vars, 1.0)
 
@@ -412,7 +415,7 @@ class Optimizer:
         return int(self._step.update(self._slots, pairs, arguments))
 
     def _skip(self, pairs: list[Any]) -> int:
-        """Raise for, or leave out, a step whose gradients are not finite."""
+        """Raise an error for a step whose gradients are not finite, or skip it."""
         if self._values["check_finite"] != "skip":
             step_rules.nonfinite(pairs)
             return NOT_FINITE  # another thread has made them finite since
@@ -488,7 +491,7 @@ class Optimizer:
                 self._devices.compile(self._slots, variant)
 
     def forget(self, var: Array) -> None:
-        """Let go of a variable and its slots, and of what its rows have missed.
+        """Remove a variable, its slots and its counts of steps from this optimizer.
 
         Parameters
         ----------
@@ -524,7 +527,7 @@ class Optimizer:
         var_list: Iterable[Array] | None = None,
         var_names: Iterable[str] | None = None,
     ) -> None:
-        """Let weight decay pass over some variables from the next step on.
+        """Exclude some variables from weight decay, from the next step on.
 
         Parameters
         ----------
@@ -548,12 +551,13 @@ class Optimizer:
             self._slots.exclude(arrays)
 
     def catch_up(self, var: Array | None = None, rows: Any = None) -> None:
-        r"""Make up for the steps that rows have missed, with ``catch_up=True``.
+        r"""Apply the steps that rows have missed, with ``catch_up=True``.
 
-        A row that is not in the `indices` of a row-sparse gradient has a gradient of
-        zero, by which a dense step decays its slots and, with momentum, moves it. The
-        optimizer counts such steps and applies them together, in closed form, before
-        the row's next update; and here.
+        A row misses a step when it is not in the `indices` of the row-sparse gradient.
+        In a dense step its gradient would be zero: its slots decay and, with momentum,
+        the row moves. The optimizer counts the missed steps and applies them together,
+        in closed form. It does this before the next update of the row, and when you
+        call this method.
 
         Parameters
         ----------
@@ -575,14 +579,14 @@ class Optimizer:
         FloatingPointError
             From a step on a device before this call, as in `synchronize`.
         ValueError
-            The optimizer was made without ``catch_up=True``, or is restored, has rows
-            that miss steps, and is not bound yet; `rows` without `var`.
+            The optimizer was made without ``catch_up=True``; a restored optimizer has
+            rows that miss steps and no variables yet; `rows` is given without `var`.
 
         Notes
         -----
-        With momentum a row moves in every step. So before a loss reads the rows of a
-        batch, they must be caught up; without momentum only slots decay, and nothing
-        needs to be done. After k missed steps, with :math:`\beta` the momentum:
+        With momentum a row moves in every step. So call `catch_up` for the rows of a
+        batch before the loss reads them. Without momentum only slots decay, and you
+        need not call it. After k missed steps, with :math:`\beta` the momentum:
 
         .. math::
 
@@ -628,7 +632,7 @@ class Optimizer:
             return  # no row is behind
         if self._devices is not None:
             self._devices.raise_found(slots)
-        # Nothing that rows catch up by is a callable.
+        # The hyperparameters that missed steps use are never callables.
         done = self._step.catch_up(slots, indices, rows, self._arguments_of_missed())
         if not done:
             step_rules.row_out_of_range(rows, var)
@@ -669,21 +673,21 @@ class Optimizer:
         Parameters
         ----------
         loss : callable
-            Takes no argument and returns ``(value, grads)``; `grads` holds a gradient
-            for every variable, None for those that do not matter. Or one that
-            `rmsprop_fast.gradients` made of a function of the variables.
+            Takes no argument and returns ``(value, grads)``. `grads` is a list with a
+            gradient for every variable, or None for a variable that must not change.
+            Or a loss that `rmsprop_fast.gradients` made of a function of the variables.
         var_list : list of ndarray, ndarray, or callable
             The variables; a callable that returns them is called after a `loss` that
             takes no argument.
         grad_loss : float, optional
             Multiplies the gradients before they are clipped.
         name : str, optional
-            Keras's name scope. It has no effect.
+            The name scope of Keras; any value is accepted. It has no effect.
 
         Returns
         -------
         int
-            The new count of `iterations`. The loss's value is `last_loss`.
+            The new count of `iterations`. `last_loss` has the value of the loss.
 
         Raises
         ------
@@ -748,7 +752,7 @@ class Optimizer:
         Returns
         -------
         list of int
-            The new count of `iterations`, alone in a list as Keras's update operation.
+            The new count of `iterations`, in a list because Keras returns a list.
 
         Raises
         ------
@@ -773,9 +777,9 @@ class Optimizer:
         slot_name : str
             ``"rms"``, ``"momentum"`` and ``"mg"`` are the ones that steps use.
         initializer : {"zeros", "ones"}, callable or ndarray, optional
-            The slot's first values, of `var`'s shape; a callable gets (shape, dtype). A
-            writable `numpy.memmap` of that shape and dtype is used as it is, so that
-            the slot lives in its file; any other array is copied.
+            The first values of the slot, in the shape of `var`; a callable gets (shape,
+            dtype). A writable `numpy.memmap` of that shape and dtype becomes the slot,
+            so that its file contains the slot. Any other array is copied.
 
         Returns
         -------
@@ -905,7 +909,7 @@ class Optimizer:
         -------
         list of numpy.ndarray
             Iterations (0-d int64), then every rms, every momentum and every mg in the
-            order of the variables; what is on devices, copied to the host.
+            order of the variables. Arrays on devices are copied to the host.
 
         Raises
         ------
@@ -928,8 +932,9 @@ class Optimizer:
         Parameters
         ----------
         weights : list of ndarray
-            As `get_weights` returns them. Without the first, as Keras 1 wrote them,
-            iterations become 0. With ``catch_up=True`` no row misses a step then.
+            As `get_weights` returns them. If the first is absent, as in lists of Keras
+            1, `iterations` becomes 0. With ``catch_up=True``, no row misses a step
+            afterwards.
 
         Raises
         ------
@@ -972,7 +977,7 @@ class Optimizer:
         return config
 
     def _settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments as they were set, without those off."""
+        """Return the arguments of the constructor that are set, without those off."""
         values = {
             name: self._values[name] for name in self._options() if name in self._values
         }
@@ -994,8 +999,8 @@ class Optimizer:
         ----------
         config : dict
             As `get_config` returns it; not changed. Missing keys take their defaults.
-            A configuration of Keras 2 or 3 may have keys that are unknown here, where
-            their values are neutral, such as ``use_ema=False``.
+            A configuration of Keras 2 or 3 may have keys for options that do not exist
+            here, if these options are off, such as ``use_ema=False``.
         custom_objects : dict of str to type, optional
             Schedules of your own by class name.
 
@@ -1026,8 +1031,8 @@ class Optimizer:
         Parameters
         ----------
         path : str or os.PathLike
-            The file, by convention ``*.npz``; nothing is appended. One that exists is
-            replaced, keeping its permissions; a symbolic link is followed.
+            The file, usually ``*.npz``; no suffix is appended. An existing file is
+            replaced and keeps its permissions. A symbolic link is followed.
         var_list : list of ndarray, optional
             Variables whose values are stored too, so that they and the state are of one
             step; only read. If omitted, the file holds none.
@@ -1035,13 +1040,13 @@ class Optimizer:
         Raises
         ------
         TypeError
-            `path` is no path; `var_list` holds what cannot be a variable; a
-            configuration is not ready for JSON.
+            `path` is no path; an element of `var_list` cannot be a variable; JSON
+            cannot hold the configuration.
         ValueError
             `path` is no regular file.
         OSError
-            The file cannot be written; what was there before is still there. Only if
-            the disk fails after the renaming, `path` is the new file.
+            The file cannot be written; the old file is still there. If the disk fails
+            after the renaming, `path` is the new file.
 
         See Also
         --------
@@ -1065,12 +1070,12 @@ class Optimizer:
         checkpoint.save(self, path, var_list)
 
     def _state(self) -> dict[str, Any]:
-        """Return what steps have made: named ``"arrays"``, all else ready for JSON."""
+        """Return the state: arrays under ``"arrays"``, and values ready for JSON."""
         self._synchronize()
         return self._slots.to_save()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Start afresh from what `_state` returned."""
+        """Replace the whole state with one that `_state` returned."""
         restored = Slots.from_saved(state)
         if restored.counts_rows != self._catches_up:
             raise ValueError(

@@ -23,8 +23,8 @@ class RMSprop(Optimizer):
     ----------
     learning_rate : float, schedule or callable, default 0.001
         Unit of `var` per step; finite and >= 0. A callable takes no argument and is
-        read once per step, as all callables below. A 0-d CuPy array of float32 or
-        float64 is read on its device by every step there, unchecked.
+        called once per step, as all callables below. The kernels of each step read a
+        0-d CuPy array of float32 or float64 on its device, and do not check it.
     rho : float or callable, default 0.9
         Weight of the past in the running means, in [0, 1].
     momentum : float or callable, default 0.0
@@ -34,12 +34,12 @@ class RMSprop(Optimizer):
         the root, of the gradient when outside.
     centered : bool, default False
         Divide by the standard deviation of the gradient instead of its root mean
-        square; one slot more.
+        square. This needs one more slot.
     name : str, default "RMSprop"
         A name for `get_config` and for errors of `set_weights`.
     eps_in_sqrt : bool, default True
-        Where epsilon stands: inside the root as Keras documents it, or outside as torch
-        has it.
+        Where epsilon is added: inside the root as the page of Keras says, or outside as
+        in torch.
     num_threads : int, optional
         See `Optimizer`.
     **kwargs : float
@@ -72,15 +72,15 @@ class RMSprop(Optimizer):
             \text{or, without momentum, } \mathrm{var} - \mathrm{inc}
 
     Sources: Tieleman and Hinton, COURSERA lecture 6e, 2012; centered: Graves,
-    arXiv:1308.0850, equations 38 to 41. Keras's r2.0 code put epsilon outside the root
-    when momentum was 0 and inside otherwise, against its own page.
+    arXiv:1308.0850, equations 38 to 41. The code of Keras r2.0 adds epsilon outside the
+    root when momentum is 0 and inside otherwise; its page says inside.
 
     With `weight_decay`, var is multiplied by :math:`1 - \mathrm{lr} \cdot
     \mathrm{weight\_decay}` before the increment is subtracted, as in Keras 3
     (Loshchilov and Hutter, arXiv:1711.05101).
 
     Rows that are not in the `indices` of a row-sparse gradient keep their values and
-    their slots; with ``catch_up=True``, until they `catch_up`.
+    their slots. With ``catch_up=True`` they change later, see `catch_up`.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class RMSprop(Optimizer):
         self.eps_in_sqrt = eps_in_sqrt
 
     def _variant(self, numbers: Mapping[str, Any]) -> int:
-        # The momentum slot is left alone while momentum is 0.
+        # While momentum is 0, a step does not change the momentum slot.
         return sum(bit for name, bit in FLAGS.items() if numbers[name])
 
     def _scalars(self, numbers: Mapping[str, Any]) -> dict[str, Any]:

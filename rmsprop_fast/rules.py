@@ -1,7 +1,7 @@
 """Rules about one scalar or one array, and the texts of their errors.
 
-Nothing here writes to an array or computes an update: a function returns the checked
-value, or raises with the argument, the rule and what came.
+No function here writes to an array. It returns the checked value, or raises an error
+with the name of the argument, the rule and the value.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def contiguous_on_device(where: str, name: str, array: Any) -> None:
 
 
 def same_place(where: str, name: str, array: Any, other_name: str, other: Any) -> None:
-    """Refuse arrays of which one is elsewhere."""
+    """Refuse two arrays that are in different places."""
     place, wanted = backends.place_of(array), backends.place_of(other)
     if place != wanted:
         raise TypeError(
@@ -222,7 +222,7 @@ def _overlaps_itself(array: Array) -> bool:
             break
         reach += (n - 1) * stride
     else:
-        return False  # every axis steps over all that the inner ones reach
+        return False  # the stride of each axis is larger than the extent of inner ones
     if array.size == 0:
         return False
     offsets = np.zeros(1, np.int64)
@@ -233,7 +233,7 @@ def _overlaps_itself(array: Array) -> bool:
 
 
 def variable(where: str, var: Any) -> Array:
-    """Return an array that can be updated in place; the rules that need no other."""
+    """Return an array that can be updated in place; rules about this array alone."""
     real_array(where, "var", var)
     if backends.is_on_device(var):
         return var  # type: ignore[no-any-return]  # contiguous, and never read-only
@@ -248,7 +248,7 @@ def variable(where: str, var: Any) -> Array:
 
 
 def is_same_array(var: Array, other: Array) -> bool:
-    """Whether two arrays of one address are the same; axes of length 1 step nowhere."""
+    """Whether two arrays at one address are the same; axes of length 1 may differ."""
     return (
         var.shape == other.shape
         and var.dtype == other.dtype

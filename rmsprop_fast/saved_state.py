@@ -1,7 +1,7 @@
 """Rules about a state that comes from a file or a pickle.
 
-Counters and shapes of a state reach C, which trusts them. A digest says that a file is
-what somebody wrote, not that an optimizer wrote it.
+Compiled code uses the counters and shapes of a state without another check. A digest
+shows that a file has not changed, but not that an optimizer wrote it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def check_state(state: Mapping[str, Any]) -> None:
     Parameters
     ----------
     state : mapping
-        As `Slots.state` returns it.
+        As `Slots.to_save` returns it.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        A part of it is missing, of a wrong kind, or has a value that it cannot have.
+        A part of it is missing, has a wrong type, or has an impossible value.
     """
     rules.integer("iterations", state["iterations"], 0, rules.MAX_ITERATIONS)
     rules.integer("skipped_steps", state["skipped_steps"], 0)

@@ -22,10 +22,10 @@ INITIALIZERS: dict[str, Callable[..., Array]] = {"zeros": np.zeros, "ones": np.o
 
 
 def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """Return a new C-contiguous array, or the one that `initializer` is made for.
+    """Return the first values of a slot as a C-contiguous array.
 
     A writable memmap of that shape and dtype, given or returned by a callable, is used
-    as it is: so a slot can live in a file. Any other array is copied.
+    as it is: so a file can contain a slot. Any other array is copied.
     """
     if isinstance(initializer, str):
         if initializer not in INITIALIZERS:
@@ -47,31 +47,33 @@ def initial(initializer: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
 
 
 def _own_copy(array: Array) -> Array:
-    """Return an array that can be written and shares no memory with another object's.
+    """Return an array that can be written and shares memory with no other object.
 
-    Pickles with buffers out of band give read-only views of them, or the original's.
+    Pickles with out-of-band buffers give views of these buffers: read-only ones, or
+    views of the arrays that were pickled.
     """
     owned = array.flags.owndata and array.flags.carray
     return array if owned else np.array(array, order="C", subok=False)
 
 
 class Bound(NamedTuple):
-    """One variable and what is kept for it.
+    """One variable, its slots and its counts of steps.
 
     Attributes
     ----------
     var : ndarray or None
         A view of the variable; None in a restored state.
     shape, dtype : tuple of int, numpy.dtype
-        The variable's.
+        Those of the variable.
     slots : dict of str to ndarray
         By name. Each is C-contiguous and has the variable's shape and dtype.
     counters : dict of str to ndarray
-        With ``catch_up=True``, int64, on the variable's device: ``"steps"`` holds how
-        many steps the variable has made and how many of them all its rows have;
-        ``"row_steps"`` holds how many each row has. The larger of the last two counts.
+        With ``catch_up=True``: int64 arrays on the device of the variable. ``"steps"``
+        has two numbers: the steps of the variable, and the steps that all its rows have
+        made. ``"row_steps"`` has a number for each row. A row has made as many steps as
+        the larger of the last two numbers says.
     is_excluded : bool
-        Weight decay leaves the variable alone.
+        Weight decay does not change the variable.
     """
 
     var: Array | None
@@ -83,7 +85,7 @@ class Bound(NamedTuple):
 
     @property
     def was_resized(self) -> bool:
-        """Whether the variable's owner has moved or shrunk under the view."""
+        """Whether the array that owns the memory has moved or shrunk since."""
         owner = getattr(self.var, "base", None)
         if self.var is None or not isinstance(owner, np.ndarray) or not self.var.size:
             return False
@@ -95,9 +97,9 @@ class Bound(NamedTuple):
 class State(NamedTuple):
     """Everything about variables at one moment.
 
-    A change makes another State and puts it in place with one assignment, so that an
-    interrupt leaves the old one or the new one. `bound` and `order` may be longer than
-    `n` and `n_order` say: what follows was prepared by a change that was interrupted.
+    A change makes another State and replaces the old one with one assignment. So an
+    interrupt leaves the old state or the new one. `bound` and `order` may have more
+    elements than `n` and `n_order` say: an interrupted change has left them there.
     """
 
     bound: list[Bound]
@@ -114,7 +116,7 @@ class State(NamedTuple):
 
 
 def _state_of(bound: list[Bound], order: list[tuple[int, str]], **flags: bool) -> State:
-    """Return the State of these variables, its indices made anew."""
+    """Return a new State of these variables, with new indices."""
     by_key: dict[Any, int] = {}
     arrays: list[Array] = []
     for index, each in enumerate(bound):
@@ -131,8 +133,8 @@ class Slots:
     """Slot arrays in order of creation, bound to variables by address.
 
     A variable is recognised by its address, shape, strides and dtype, so any view of
-    the same memory finds the same slots. A restored state knows shapes and dtypes only,
-    and is bound to the next variables by position.
+    the same memory finds the same slots. A restored state knows only shapes and dtypes.
+    It takes the next variables by position.
 
     Parameters
     ----------
@@ -142,7 +144,7 @@ class Slots:
 
     def __init__(self, counts_rows: bool = False) -> None:
         self.iterations = np.zeros((), np.int64)
-        self.skipped_steps = 0  # that check_finite="skip" has left out
+        self.skipped_steps = 0  # how many check_finite="skip" has skipped
         self.counts_rows = counts_rows
         # Sets of variables whose missing gradients were warned about.
         self.warned_missing: set[frozenset[Any]] = set()
@@ -151,7 +153,7 @@ class Slots:
 
     @staticmethod
     def key(var: Array) -> Any:
-        """Return what identifies an array's memory; empty ones have none to share."""
+        """Return a key for the memory of an array; empty arrays have no memory."""
         address = backends.address(var)
         return address if var.size else (address, var.shape)
 
@@ -257,7 +259,7 @@ class Slots:
                 for k, each in enumerate(bound)
             ]
             all_order = list(all_order)
-        # What an interrupt leaves behind here is beyond the counts of the old state.
+        # After an interrupt here, the old state does not count the new elements.
         bound += fresh
         all_order += order
         arrays = []
@@ -279,10 +281,10 @@ class Slots:
         for var in new:
             self._to_exclude.pop(self.key(var), None)
         if closes:
-            self.warned_missing.clear()  # an array that was not bound is now unknown
+            self.warned_missing.clear()  # arrays that are not bound are now refused
 
     def _without_leftovers(self) -> State:
-        """Return the state, cleared of what an interrupted `bind` has prepared."""
+        """Return the state without the elements that an interrupted `bind` left."""
         state = self.state
         if state.has_leftovers():
             flags = {"is_closed": state.is_closed, "is_restored": state.is_restored}
@@ -293,7 +295,7 @@ class Slots:
         return state
 
     def _bound_to(self, new: Sequence[Array]) -> State:
-        """Return a restored state, bound to `new`, which match it by position."""
+        """Return a restored state with the variables `new`, matched by position."""
         bound = []
         for each, var in zip(self, new, strict=True):
             slots, counters = (
@@ -325,7 +327,7 @@ class Slots:
         state = self._without_leftovers()
         indices = [self.find(var) for var in new]
         for var, index in zip(new, indices, strict=True):
-            if index is None:  # the view keeps the address taken
+            if index is None:  # the view keeps the memory alive, and so its address
                 self._to_exclude[self.key(var)] = backends.own_view(var)
         bound = [
             each._replace(is_excluded=True) if k in indices else each
@@ -339,8 +341,8 @@ class Slots:
         """Return the counters of a variable of that shape, on the device of `like`."""
         if not self.counts_rows or 0 in shape or not shape:
             return {}
-        # Those of the host are written only when a gradient is row-sparse: until then
-        # zeros cost no memory.
+        # On the host, counters are written only when a gradient is row-sparse. Until
+        # then, zeros need no memory.
         return {
             "steps": backends.zeros((2,), np.int64, like),
             "row_steps": backends.zeros(shape[:1], np.int64, like),
@@ -351,7 +353,7 @@ class Slots:
         return [k for k, each in enumerate(self) if _is_behind(each.counters)]
 
     def caught_up(self) -> list[tuple[Array, Array]]:
-        """Return (counter, new values) pairs that say that no row misses a step."""
+        """Return (counter, new values) pairs after which no row misses a step."""
         counters = [each.counters["steps"] for each in self if each.counters]
         return [(steps, backends.as_numpy(steps)[[0, 0]]) for steps in counters]
 
@@ -435,7 +437,7 @@ def _is_behind(counters: dict[str, Array]) -> bool:
 
 
 def _counters_to_save(counters: dict[str, Array]) -> dict[str, Array]:
-    """Return counters, without those of rows where all have the same."""
+    """Return counters; without those of rows, if no row misses a step."""
     if not counters:
         return {}
     steps = backends.as_numpy(counters["steps"])
@@ -453,7 +455,7 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
         raise TypeError(f"weights must be a list of arrays, got {type(given).__name__}")
     arrays = [backends.as_numpy(value) for value in given]
     if len(arrays) == len(current) - 1:
-        arrays = [np.zeros((), np.int64), *arrays]  # as Keras 1 wrote them
+        arrays = [np.zeros((), np.int64), *arrays]  # a list of Keras 1
     if len(arrays) != len(current):
         raise ValueError(
             f"weights must hold the {len(current)} arrays of optimizer {name!r}, "
@@ -474,7 +476,7 @@ def weights(name: str, given: Any, current: Sequence[Array]) -> list[Array]:
 
 
 def no_row_is_behind(what: str, slots: Slots) -> None:
-    """Refuse what needs all steps of all rows."""
+    """Refuse an operation while rows miss steps."""
     behind = slots.behind()
     if behind:
         raise ValueError(
@@ -485,7 +487,7 @@ def no_row_is_behind(what: str, slots: Slots) -> None:
 
 
 def counted_rows(slots: Slots) -> None:
-    """Refuse to catch up where steps are not counted, or variables not known yet."""
+    """Refuse to catch up when steps are not counted, or variables are unknown."""
     if not slots.counts_rows:
         raise ValueError("catch_up needs an optimizer made with catch_up=True")
     if slots.is_restored and slots.behind():
@@ -496,7 +498,7 @@ def counted_rows(slots: Slots) -> None:
 
 
 def unbound_exclusions(arrays: Sequence[Array]) -> NoReturn:
-    """Raise for exclusions that nothing could find again."""
+    """Raise for excluded arrays that a saved state cannot name."""
     shapes = ", ".join(str(array.shape) for array in arrays)
     raise ValueError(
         "arrays excluded from weight decay must be bound by build or apply_gradients "

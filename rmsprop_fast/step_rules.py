@@ -1,7 +1,8 @@
-"""Rules about a whole step: they find the broken one and word its error.
+"""Rules about a whole step: find the broken rule and raise its error.
 
-The compiled step tests the same rules with macros, which say only yes or no. It calls
-`step` when one is broken or a variable is new; a property test compares the two.
+`cpu._records` tests the same rules in compiled code, which says only yes or no. When it
+says no, or when a variable is new, the optimizer calls `step`. A property test checks
+that both refuse the same arguments.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 
 class _Ranges:
-    """Arrays sorted by address, to find those that a range of addresses meets."""
+    """Arrays sorted by address, to find those that overlap a range of addresses."""
 
     def __init__(self, labelled: Iterable[tuple[str, Array]]) -> None:
         ranges = ((*backends.bounds(array), label, array) for label, array in labelled)
@@ -32,7 +33,7 @@ class _Ranges:
         self._highest = list(accumulate((high for _, high, *_ in self._items), max))
 
     def meeting(self, low: int, high: int) -> Iterator[tuple[str, Array]]:
-        """Yield the arrays whose bounds meet [low, high), with their labels."""
+        """Yield the arrays whose bounds overlap [low, high), with their labels."""
         first = bisect_right(self._highest, low)  # all before it end at or before `low`
         for _, other_high, label, array in self._items[
             first : bisect_left(self._lows, high)
@@ -72,7 +73,7 @@ class _Memory:
         self._refuse(where, name, array, len(self._new))
 
     def _refuse(self, where: str, name: str, array: Array, position: int) -> None:
-        """Raise when an array shares memory with others; bounds first, then exact."""
+        """Raise when an array shares memory with others; compare bounds first."""
         low, high = backends.bounds(array)
         others = [
             (label, other)
@@ -113,7 +114,7 @@ def _bindable(
     memory: _Memory,
 ) -> None:
     """Check one variable by itself; `memory` takes it when it is new."""
-    # A bound variable passed these rules; what can change since is being writable.
+    # A bound variable has passed these rules; since then it may be read-only.
     rules.variable(where, var)
     key = slots.key(var)
     index = slots.find(var)
@@ -147,7 +148,7 @@ def _stranger(where: str, var: Array, slots: Slots) -> NoReturn:
 
 
 def restored(new: Sequence[Array], slots: Slots) -> None:
-    """Refuse variables that do not match a restored optimizer's, one by one."""
+    """Refuse variables that do not match those of a restored optimizer by position."""
     if len(new) != len(slots):
         raise ValueError(
             f"the restored optimizer had {len(slots)} variables, got {len(new)}"
@@ -161,7 +162,7 @@ def restored(new: Sequence[Array], slots: Slots) -> None:
 
 
 def not_resized(slots: Slots) -> None:
-    """Refuse to go on when the memory of a bound variable is not its own any more."""
+    """Refuse when a bound variable was resized: its memory may be freed."""
     for k, bound in enumerate(slots):
         if bound.was_resized:
             raise ValueError(
@@ -190,7 +191,7 @@ def to_exclude(var_list: Any, slots: Slots) -> list[Array]:
 
 
 def new_slot(slot: Array, var: Array, slots: Slots) -> None:
-    """Check that a slot's memory is its own."""
+    """Check that a slot shares no memory with a variable or another slot."""
     memory = _Memory(slots)
     memory.add("", "its variable", var)
     memory.refuse("", "initializer", slot)
@@ -221,7 +222,7 @@ def gradient(where: str, grad: Any, var: Array) -> Array:
 
 
 def _before(what: str, device: int) -> str:
-    """Return when and where a device found what is raised now."""
+    """Return words for when and where a device found the error."""
     return (
         f"; found by an earlier {what} on cuda:{device}, which changed nothing there, "
         "and neither did the steps after it"
@@ -229,7 +230,7 @@ def _before(what: str, device: int) -> str:
 
 
 def row_found(device: int, pair: int, row: int, position: int, n_rows: int) -> NoReturn:
-    """Raise for a row that a device found; a `pair` of -1 is `catch_up`'s `rows`."""
+    """Raise for a row that a device found; `pair` is -1 for `rows` of `catch_up`."""
     where = "rows" if pair < 0 else f"grads_and_vars[{pair}]"
     raise IndexError(
         indexed_slices.out_of_range(where, row, position, n_rows)
@@ -297,8 +298,8 @@ def step(
     Returns
     -------
     to_bind : list of ndarray
-        The variables that the step updates, each once, in order; of a restored
-        optimizer, which binds by position, those without a gradient too.
+        The variables that the step updates, each once, in order. For a restored
+        optimizer, which binds by position, also the variables without a gradient.
     missing : list of ndarray
         The variables that have no gradient.
     """
@@ -309,7 +310,7 @@ def step(
     for k, (grad, var) in enumerate(grads_and_vars):
         where = f"grads_and_vars[{k}]: "
         if grad is None and not slots.is_restored:
-            missing.append(rules.variable(where, var))  # not bound by this
+            missing.append(rules.variable(where, var))  # this call does not bind it
             if slots.is_closed and slots.find(var) is None:
                 _stranger(where, var, slots)
             continue
@@ -369,7 +370,7 @@ def nonfinite_found(
 
 
 def rows(value: Any, var: Any) -> Array:
-    """Return row numbers of `var`; the step itself finds what is out of range."""
+    """Return row numbers of `var`; the step itself checks their range."""
     if var is None:
         raise ValueError("rows must be None when var is None: all rows catch up")
     array = rules.row_numbers("rows", value, var)

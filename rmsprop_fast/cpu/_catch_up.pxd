@@ -1,10 +1,10 @@
-# Make up for the steps that rows have missed because no gradient had them.
+# Apply the steps that rows have missed because no gradient contained them.
 
 from rmsprop_fast.cpu._spans cimport Coef
 from rmsprop_fast.cpu._variable cimport Variable
 
-# Catch up the rows, or parts of rows, that elements begin to end are. The counts of
-# these rows are read only: another thread may be at the rest of a row.
+# Apply the missed steps of elements begin to end: rows, or parts of rows. The counts of
+# these rows are only read, because another thread may update the rest of a row.
 cdef void catch_up_elements(
     const Variable *var, Py_ssize_t begin, Py_ssize_t end, const Coef *coef,
     int variant) noexcept nogil

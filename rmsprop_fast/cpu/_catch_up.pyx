@@ -1,4 +1,4 @@
-"""Make up for the steps that rows have missed because no gradient had them."""
+"""Apply the steps that rows have missed because no gradient contained them."""
 
 from libc.stdint cimport int64_t
 
@@ -16,7 +16,7 @@ cdef void _catch_up(
     const Variable *v, char *param, Py_ssize_t begin, Py_ssize_t end, const Coef *coef,
     int64_t steps, int variant,
 ) noexcept nogil:
-    """Catch up elements begin to end by that many steps; `param` is the first."""
+    """Apply so many missed steps to elements begin to end; `param` is the first."""
     cdef char *slots[RMSPROP_N_SLOTS]
     slots_at(v.slots, begin * state_size(v.dtype), slots)
     spans.catch_up[v.dtype](param, slots, end - begin, coef, steps, variant)
@@ -26,7 +26,7 @@ cdef void _catch_up_blocks(
     const Variable *v, Py_ssize_t begin, Py_ssize_t end, const Coef *coef,
     int64_t steps, int variant,
 ) noexcept nogil:
-    """The same where param is no run of memory."""
+    """The same for a param that is not contiguous."""
     cdef char[BLOCK * 8] buffer
     cdef Py_ssize_t n, item = param_size(v.dtype)
     while begin < end:
@@ -46,7 +46,7 @@ cdef void catch_up_elements(
         row = begin // var.width
         steps = missed_steps(&var.counts, row, coef)
         row += 1
-        # As many rows as miss the same steps: rows may be as short as an element.
+        # Take all rows that miss the same number of steps: rows may be short.
         while row * var.width < end and missed_steps(&var.counts, row, coef) == steps:
             row += 1
         stop = min(end, row * var.width)

@@ -1,4 +1,4 @@
-# What a step does to gradients before it updates: norms, scaling, clipping.
+# Before the update, a step computes norms of gradients, scales and clips them.
 
 from rmsprop_fast.cpu._layout cimport Layout
 from rmsprop_fast.cpu._spans cimport Coef, param_size
@@ -11,7 +11,7 @@ ctypedef struct Gradient:
     Py_ssize_t size
     Py_ssize_t row_stride      # row-sparse only, as in Variable
     bint rows_are_runs
-    Py_ssize_t first_block     # the norm's blocks before this gradient's
+    Py_ssize_t first_block     # the number of norm blocks before this gradient
     double sum                 # of squares or ones, filled by the reductions
     double scale               # multiplies the raw values
 

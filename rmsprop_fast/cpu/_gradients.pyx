@@ -1,4 +1,4 @@
-"""What a step does to gradients before it updates: norms, scaling, clipping."""
+"""Before the update, a step computes norms of gradients, scales and clips them."""
 
 from cython.parallel cimport prange
 
@@ -9,7 +9,7 @@ cdef enum:
     BLOCK = 256  # elements of a stack buffer: 2 KiB of float64
 
 
-# What adds up one block of a gradient.
+# A function that adds up one block of a gradient.
 ctypedef double (*Reduction)(const char *grad, Py_ssize_t n) noexcept nogil
 
 

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 cdef enum:
-    MAX_DIMS = 64  # NumPy's own limit
+    MAX_DIMS = 64  # the limit of NumPy
 
 
 cdef inline void _move(
@@ -47,7 +47,7 @@ cdef void copy_block(
         count -= run
         if count == 0:
             return
-        # The inner axis is exhausted: step back to its start, carry outwards.
+        # The inner axis is at its end: go back to its start, advance the outer axes.
         array -= layout.dims[inner] * stride
         index[inner] = 0
         for axis in range(inner - 1, -1, -1):

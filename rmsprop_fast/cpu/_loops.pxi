@@ -1,7 +1,8 @@
-# The header's loops over contiguous spans, and the norm's. Each _loops_<isa>.pyx is this
-# text under that ISA's compiler flags; dispatch imports one of them and takes its `spans`
-# table. The header's loop over rows is not used: this one prefetches, follows strides,
-# and leaves duplicates to _tasks, which knows layouts and splits hot rows over threads.
+# The loops of the header over contiguous spans, and the loops of the norm. Each
+# _loops_<isa>.pyx compiles this text with the compiler flags of its instruction set.
+# dispatch imports one of them and takes its `spans` table. The loop over rows of the
+# header is not used: the loop here prefetches and follows strides. _tasks sums
+# duplicates, because it knows layouts and divides frequent rows among threads.
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t
@@ -120,7 +121,7 @@ cdef inline void _make_up(
     const Rows *r, Py_ssize_t k, Py_ssize_t next, real *param, const Coef *coef,
     const int variant,
 ) noexcept nogil:
-    """Catch up occurrence k's row, and count the step that it is about to make."""
+    """Apply the missed steps of the row of occurrence k, and count the next step."""
     cdef Py_ssize_t row = r.occurrences[k].row
     cdef int64_t steps = missed_steps(&r.counts, row, coef)
     cdef char *slots[RMSPROP_N_SLOTS]

@@ -16,17 +16,17 @@ ISAS = {
     "avx512": bool(rmsprop_has_avx512()),
 }
 
-# The OpenMP version's date (201511 is 4.5), or 0 for serial loops.
+# The date of the OpenMP version (201511 is 4.5), or 0 for serial loops.
 OPENMP = RMSPROP_OPENMP
 
 COMPILER = RMSPROP_COMPILER.decode()
 
 
 def max_threads():
-    """Return OpenMP's own answer for the next team; threadpoolctl's limits reach it."""
+    """Return how many threads OpenMP would start; threadpoolctl can limit them."""
     return rmsprop_max_threads()
 
 
 def end_threads():
-    """End OpenMP's idle threads; return whether a fork is now safe."""
+    """End the idle threads of OpenMP; return whether a fork is now safe."""
     return rmsprop_end_threads() == 0

@@ -1,4 +1,4 @@
-# What a step knows of each bound variable, and of the gradients of one call.
+# The bound variables as C structs, and the gradients of one call.
 
 from cpython.ref cimport PyObject
 
@@ -17,7 +17,7 @@ cdef enum:
 ctypedef struct Record:
     Variable var
     int device
-    int typenum               # NumPy's number of the dtype
+    int typenum               # the NumPy type number of the dtype
     Layout *layout            # one block with its dims and strides
     PyObject *owner           # a view of the variable: it must outlive its address
     PyObject *seen            # on a device: the array last found to be the variable

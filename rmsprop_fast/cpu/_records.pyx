@@ -1,8 +1,9 @@
 """Bound variables, on the host and on devices, and the rules about their gradients.
 
-The tests here say only yes or no. `step_rules` holds the same rules in Python, finds the
-broken one and words the error; a property test compares the two. CuPy arrays are known
-by their public attributes: this module is compiled and imported without CuPy.
+The tests here say only yes or no. `step_rules` has the same rules in Python: it finds
+the broken rule and raises the error. A property test checks that both refuse the same
+arguments. This module reads CuPy arrays through their public attributes, so it is
+compiled and imported without CuPy.
 """
 
 cimport numpy as cnp
@@ -134,7 +135,7 @@ cdef bint _is_known(cnp.ndarray var, const Record *record) noexcept:
     for axis in range(ndim):
         if cnp.PyArray_DIM(var, axis) != record.layout.dims[axis]:
             return False
-        # The stride of an axis of length 1 leads nowhere and may be anything.
+        # The stride of an axis of length 1 is never used: it may have any value.
         if (cnp.PyArray_STRIDE(var, axis) != record.layout.strides[axis]
                 and record.layout.dims[axis] != 1):
             return False
@@ -183,7 +184,7 @@ cdef bint _takes_slices(const Record *record, Entry *entry, slices) except -1:
 
 
 cdef inline bint _is_contiguous(array) except -1:
-    # CuPy's flags make an object first: ten times slower.
+    # Reading the flags of a CuPy array creates an object: ten times slower.
     try:
         return array._c_contiguous
     except AttributeError:
@@ -200,7 +201,7 @@ cdef bint _takes_device_array(
     cdef object data, dtype
     described.size = record.var.size
     if record.grad_seen != NULL and (<object> record.grad_seen)() is grad:
-        described.data = record.grad_data  # what is asked below never changes
+        described.data = record.grad_data  # what is tested below never changes
         return True
     if not isinstance(grad, device_array):
         return False
@@ -211,7 +212,7 @@ cdef bint _takes_device_array(
             or data.device_id != record.device):
         return False
     described.data = <const char *> <size_t> data.ptr
-    # The same address again: a buffer that is used again. Next time it is known.
+    # The same address as last time: the caller uses one buffer again. Note the array.
     _replace(&record.grad_seen,
              ref(grad) if described.data == record.grad_data else None)
     record.grad_data = described.data
@@ -394,14 +395,14 @@ cdef class Records:
         cdef PyObject *found
         cdef object key
         cdef Record *record
-        # Steps come in the same order: the record is most often the next one.
+        # Most steps have the variables in the same order: try the next record first.
         if hint < self.n:
             record = &self.records[hint]
             if _is_known(var, record) if on_host else record.seen == <PyObject *> var:
                 return hint
         key = PyLong_FromVoidPtr(_address(var))
         if var.size == 0:
-            key = (key, var.shape)  # as in slots.key: nothing is at its address
+            key = (key, var.shape)  # as in Slots.key: an empty array has no memory
         found = PyDict_GetItemWithError(self.by_key, key)
         if found == NULL:
             return -1
@@ -420,7 +421,7 @@ cdef class Records:
     cdef bint _is_free(
         self, Record *record, const char *low, const char *high,
     ) noexcept:
-        """Whether a gradient's memory is surely no variable's and no slot's."""
+        """Whether a gradient certainly shares no memory with a variable or a slot."""
         if (low == record.grad_low and high == record.grad_high
                 and record.grad_epoch == self.epoch):
             return True
@@ -432,7 +433,7 @@ cdef class Records:
         return True
 
     cdef object _key_of_missing(self, var):
-        """Return what `warned_missing` knows a variable by, None for no variable."""
+        """Return the key of a variable in `warned_missing`, None for no variable."""
         if cnp.PyArray_Check(var):
             if not _is_real(var) or not cnp.PyArray_CHKFLAGS(
                     var, cnp.NPY_ARRAY_WRITEABLE):
@@ -445,7 +446,7 @@ cdef class Records:
         self, Record *record, grad, bint overlaps_checked, Entry *entry,
         Gradient *described,
     ) except -1:
-        """Describe a gradient of a host's variable; False: it does not fit."""
+        """Describe the gradient of a variable on the host; False: it does not fit."""
         cdef cnp.ndarray array
         cdef const char *low
         cdef const char *high

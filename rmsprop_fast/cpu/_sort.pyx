@@ -1,9 +1,9 @@
 """The rows of a row-sparse gradient: copied, checked, and put in order.
 
-Many rows are sorted by all threads. Each takes a range of rows with as many occurrences
-as the others' and sorts it where the sorted whole will have it, so that it later updates
-from occurrences that its own core wrote: fetching them from another core would cost more
-than the sort.
+All threads sort together when there are many rows. Each thread takes a range of rows; all
+ranges have about the same number of occurrences. The thread sorts its range in the place
+that the range has in the result, and later updates these rows. So it reads occurrences
+that its own core wrote: to get them from another core would take longer than the sort.
 """
 
 cimport numpy as cnp
@@ -211,7 +211,7 @@ cdef const void *_sort_alone(const Indices *indices, Occurrence *a) noexcept nog
 
 
 cdef Order _divide(const Indices *indices, Share *shares, int n_shares) noexcept nogil:
-    """Divide the rows into ranges that occur about equally often."""
+    """Divide the rows into ranges with about equal numbers of occurrences."""
     cdef Py_ssize_t[1 << DIGIT_BITS] counts
     cdef uint64_t[BLOCK] rows
     cdef uint64_t previous = 0
@@ -253,7 +253,7 @@ cdef bint _collect(
         n_found = 0
         for k in range(n):
             _set(&found[n_found], rows[k], start + k)
-            n_found += rows[k] - share.row < n_rows  # no branch: it would be a coin toss
+            n_found += rows[k] - share.row < n_rows  # no branch: it is unpredictable
         if n < 0 or n_found > room:
             return False
         memcpy(out, found, n_found * sizeof(Occurrence))

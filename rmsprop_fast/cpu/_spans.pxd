@@ -1,4 +1,4 @@
-# The table of serial loops that each ISA's copy of _loops.pxi hands over.
+# The table of serial loops; there is one table per instruction set, see _loops.pxi.
 
 from libc.stdint cimport int64_t
 
@@ -22,14 +22,14 @@ cdef enum:  # index into each pair of functions, and of a task's dtype
     F64 = 1
     N_DTYPES = 2
 
-# Not from NumPy's own .pxd: the loops would then import NumPy.
+# Not from the .pxd of NumPy: the loops would then import NumPy.
 cdef extern from "numpy/ndarraytypes.h" nogil:
     enum:
         NPY_FLOAT
         NPY_DOUBLE
 
-# A row of the table of dtypes: NumPy's type number and the bytes of an element, of a
-# parameter and its gradient, and of a slot.
+# A row of the table of dtypes: the NumPy type number and the bytes of an element, for a
+# parameter and its gradient, and for a slot.
 ctypedef struct Dtype:
     int param_typenum
     Py_ssize_t param_size
@@ -45,7 +45,7 @@ cdef inline Dtype dtype_row(int dtype) noexcept nogil:
 
 
 cdef inline int dtype_of(int typenum) noexcept nogil:
-    """Return the dtype of parameters with NumPy's type number, or -1."""
+    """Return the dtype of parameters with this NumPy type number, or -1."""
     cdef int dtype
     for dtype in range(N_DTYPES):
         if dtype_row(dtype).param_typenum == typenum:

@@ -1,7 +1,7 @@
-"""One step over any number of variables: one task list, run in one go.
+"""One step over any number of variables: one task list, run in one parallel region.
 
-`_records` tests the rules about arrays. What is tested here are row numbers and, when
-asked for, finite values. Nothing changes before everything is tested.
+`_records` tests the rules about arrays. This module tests row numbers and, with
+`check_finite`, whether gradients are finite. Nothing changes before everything is tested.
 """
 
 cimport numpy as cnp
@@ -34,9 +34,9 @@ cnp.import_array()
 
 cdef enum:
     NORM_BLOCKS = 8192     # block sums held at once: 64 KiB at any size of gradient
-    HOLD_GIL_BELOW = 4096  # work: letting go of the GIL costs about as much
-    # The cost of another thread per gradient, in elements: it reads the task, the
-    # record and the gradient's address, which this one has just written.
+    HOLD_GIL_BELOW = 4096  # work: to release the GIL costs about as much
+    # The cost per gradient of another thread, in elements: it reads the task, the record
+    # and the address of the gradient, which this thread has just written.
     GRADIENT_COST = 64
     COUNT_BITS = 63        # of a count of steps
 
@@ -62,7 +62,7 @@ cdef int _team(Py_ssize_t work, Py_ssize_t n, num_threads) except -1:
 
 
 cdef double _bound(value) except? -1:
-    """Return a bound; None is one that is never reached."""
+    """Return a bound as a double; None is infinity."""
     return INFINITY if value is None else value
 
 
@@ -85,10 +85,10 @@ cdef class StepArguments:
     Attributes
     ----------
     learning_rate : float
-        Of this step, schedule and decay included; where the rate is on a device, what
-        divides it.
+        Of this step, schedule and decay included. If the rate is on a device: the
+        number that divides it there.
     rate : DeviceScalar or None
-        The learning rate, where it is on a device.
+        The learning rate, if it is on a device.
     factor : float
         Multiplies every gradient before it is clipped.
     overlaps_checked : bool
@@ -149,7 +149,7 @@ cdef void _set_scales(
     Gradient *grads, Py_ssize_t n, const StepBounds *bounds, double *blocks,
     int n_threads,
 ) noexcept nogil:
-    """Set what multiplies each gradient's raw values: the factor, then the norms."""
+    """Set the number that multiplies each gradient, from the factor and the norms."""
     cdef double squares = 0
     cdef Py_ssize_t k
     if not bounds.has_norm:
@@ -239,7 +239,7 @@ cdef class Step:
         return n_passes
 
     cdef bint _sort(self, Py_ssize_t n, int n_threads) noexcept nogil:
-        """Put every row-sparse gradient's rows in order; False: one is out of range."""
+        """Sort the rows of every row-sparse gradient; False: one is out of range."""
         cdef Entry *entries = self.records.host.entries
         cdef char *memory = <char *> self.occurrences.data
         cdef Py_ssize_t k
@@ -255,7 +255,7 @@ cdef class Step:
     cdef Py_ssize_t _list(
         self, Py_ssize_t n, Py_ssize_t repeat, int n_threads,
     ) noexcept nogil:
-        """Fill the task list with the updates that are their variable's `repeat`-th."""
+        """Fill the task list with the `repeat`-th update of each variable."""
         cdef Entry *entries = self.records.host.entries
         cdef Gradient *grads = self.records.host.grads
         cdef Task *tasks = <Task *> self.tasks.data
@@ -289,7 +289,7 @@ cdef class Step:
         return most
 
     cdef void _prepare_powers(self, Coef *coef, int64_t steps) noexcept:
-        """Prepare what rows that missed up to so many steps catch up by."""
+        """Prepare the factors for rows that missed up to so many steps."""
         prepare_powers(coef, self.idle_f32, self.idle_f64, steps)
 
     cdef void _count(self, Py_ssize_t n, Py_ssize_t repeat) noexcept nogil:
@@ -308,7 +308,7 @@ cdef class Step:
         self, Py_ssize_t n, int n_passes, const Coef *coef, const StepBounds *bounds,
         int n_threads,
     ) noexcept nogil:
-        """Update everything and return 0; or nothing, and say why not."""
+        """Update everything and return 0; or change nothing and return the reason."""
         cdef Gradient *grads = self.records.host.grads
         cdef Task *tasks = <Task *> self.tasks.data
         cdef double *blocks = <double *> self.blocks.data
@@ -330,22 +330,22 @@ cdef class Step:
         return 0
 
     def follow(self, slots):
-        """Note the variables of a state; let go of those that it no longer has."""
+        """Take the variables of a state; release those that it no longer has."""
         self.records.follow(slots)
 
     def update(self, slots, list pairs, StepArguments arguments):
         """Update every variable once and return the new count of iterations.
 
-        Returns REFUSED, with nothing changed, when any rule is broken or a variable is
-        new; the caller asks `step_rules` which. Returns NOT_FINITE, with nothing
-        changed, when that is checked and an element of a gradient is not.
+        Returns REFUSED, with nothing changed, when a rule is broken or a variable is
+        new; the caller asks `step_rules` which rule. Returns NOT_FINITE, with nothing
+        changed, when an element of a gradient is not finite and this is checked.
 
         Parameters
         ----------
         slots : Slots
             The state; bound variables that are new in it are noted first.
         pairs : list of (gradient, variable) tuples
-            Nobody else holds the list.
+            No other thread has this list.
         arguments : StepArguments
             Everything else.
         """
@@ -360,7 +360,7 @@ cdef class Step:
         return self.update_host(slots, arguments)
 
     def update_host(self, slots, StepArguments arguments):
-        """Do the host's part of the step that was collected last, and count it."""
+        """Update the variables on the host with the gradients collected last."""
         cdef Coef coef = arguments.coef()
         cdef StepBounds bounds = arguments.bounds()
         cdef Py_ssize_t n = self.records.host.n
@@ -385,7 +385,7 @@ cdef class Step:
         return count[0]
 
     def catch_up(self, slots, list indices, rows, StepArguments arguments):
-        """Make up for the steps that rows have missed.
+        """Apply the steps that rows have missed.
 
         Parameters
         ----------
@@ -404,7 +404,7 @@ cdef class Step:
         self.records.follow(slots)
         if self.devices is not None and not self.devices.catch_up(
                 slots, indices, rows, arguments):
-            return True  # the rows are on a device, which finds those out of range
+            return True  # the rows are on a device, which checks their range
         return self._catch_up_host(indices, rows, arguments)
 
     cdef bint _catch_up_host(
@@ -462,7 +462,7 @@ def clipped(list grads, StepArguments arguments):
     Parameters
     ----------
     grads : list of ndarray, float32 or float64
-        Read only, any layout; values for a row-sparse gradient.
+        Only read; any layout. For a row-sparse gradient: its values.
     arguments : StepArguments
         The bounds and the number of threads are used.
 

@@ -49,6 +49,6 @@ cdef int run_tasks(
     const Task *tasks, Py_ssize_t n, const Coef *coef, int variant,
     int n_threads) noexcept nogil
 
-# Note the rows whose counts the threads that shared them left alone; before the
-# variable's own count grows.
+# Set the counts of rows that several threads have shared: these threads did not set
+# them. To be called before the count of the variable grows.
 cdef void note_hot_rows(const Task *tasks, Py_ssize_t n) noexcept nogil

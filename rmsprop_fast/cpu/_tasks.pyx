@@ -23,7 +23,7 @@ cdef extern from "rmsprop_fast/cpu/_platform.h" nogil:
 
 cdef enum:
     BLOCK = 256         # elements of a stack buffer: 2 KiB of float64
-    AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 measure alike
+    AHEAD = 12          # occurrences to prefetch ahead; 4 to 32 take equal time
     AHEAD_BYTES = 16384  # but no more than half of a first-level cache
     DENSE_GRAIN = 64    # elements: shares meet at the same line of every dtype
     COLUMN_GRAIN = 16   # columns of a hot row, likewise
@@ -39,7 +39,7 @@ cdef inline bint _is_behind(const Variable *v) noexcept nogil:
 
 
 cdef inline Coef _for_task(const Coef *coef, const Task *t) noexcept nogil:
-    """Return the scalars with what is the task's own."""
+    """Return the scalars for one task: its scale, and whether weight decay applies."""
     cdef Coef c = scaled(coef, t.grad.scale)
     if not t.var.decays:
         c.f32.keep = 1
@@ -302,7 +302,7 @@ cdef Py_ssize_t max_tasks(Py_ssize_t n, int n_threads) noexcept nogil:
 
 
 cdef inline Py_ssize_t _hot(Py_ssize_t n, int n_threads) noexcept nogil:
-    """Return how many occurrences make a row too much for one thread's share."""
+    """Return from how many occurrences on several threads share a row."""
     return max(<Py_ssize_t> 64, n // (4 * n_threads))
 
 
@@ -419,7 +419,7 @@ cdef void _run_share(
     const Task *tasks, Py_ssize_t n, Py_ssize_t work, Py_ssize_t work_end,
     const Coef *coef, int variant,
 ) noexcept nogil:
-    """Run what lies between two amounts of work."""
+    """Run the part of the tasks between two amounts of work."""
     cdef Py_ssize_t low = 0, high = n - 1, middle, begin, end
     cdef const Task *t
     cdef Coef c, identity
@@ -464,7 +464,7 @@ cdef int run_tasks(
     if n_threads == 1:
         _run_share(tasks, n, 0, total, coef, variant)
         return team
-    # Not prange: its loop ends in a barrier of its own before the team's.
+    # Not prange: its loop would wait for all threads once more than needed.
     with parallel(num_threads=n_threads):
         share = threadid()
         if share == 0:

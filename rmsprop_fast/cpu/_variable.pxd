@@ -1,4 +1,4 @@
-# A variable as the loops need it: addresses and sizes.
+# The struct of one variable for the loops: addresses and sizes.
 
 from libc.string cimport memset
 
@@ -18,7 +18,7 @@ ctypedef struct Variable:
     bint rows_are_runs         # each row of param is one run
     char *slots[RMSPROP_N_SLOTS]  # NULL: absent
     Counts counts
-    bint decays                # whether weight decay reaches it
+    bint decays                # whether weight decay changes it
 
 
 cdef inline Variable variable_make(

@@ -1,4 +1,4 @@
-/* RMSprop for C99, C++11 and CUDA: nothing to link, nothing that allocates.
+/* RMSprop for C99, C++11 and CUDA. You link nothing, and no function allocates memory.
  *
  * For T in f32 (float) and f64 (double) this file gives
  *
@@ -6,10 +6,10 @@
  *   rmsprop_coef_make_T(...)   their preparation from doubles
  *   rmsprop_grad_T(g, c)       a raw gradient value, scaled and clipped
  *   rmsprop_update_T(...)      the update of one element
- *   rmsprop_dense_span_T(...)  the update of elements that lie side by side
+ *   rmsprop_dense_span_T(...)  the update of contiguous elements
  *   rmsprop_rows_span_T(...)   the update of some rows of a table
  *   rmsprop_grad_span_T(...)   gradients as the update sees them
- *   rmsprop_in_T, _out_T       pointers that promise not to overlap
+ *   rmsprop_in_T, _out_T       pointers to arrays that must not overlap
  *
  * The closed form of many updates by a zero gradient:
  *
@@ -17,7 +17,7 @@
  *   rmsprop_idle_powers_T(...) their preparation, rmsprop_idle_steps_T(...) for any k
  *   rmsprop_catch_up_T(...)    all of them, on one element
  *
- * Fused with the gradient, which then never goes through memory:
+ * A loop that computes the gradient and updates at once, without an array of gradients:
  *
  *   const rmsprop_coef_f32 c =
  *       rmsprop_coef_make_f32(0.001, 0.9, 0.0, 1e-7, 1.0, 1.0, HUGE_VAL);
@@ -49,7 +49,7 @@
 #define RMSPROP_INFINITY __longlong_as_double(0x7ff0000000000000LL)
 #endif
 
-/* The one place for what the languages and compilers spell differently. */
+/* Everything that languages and compilers spell differently is here. */
 #if defined(__CUDACC__)
 #define RMSPROP_INLINE static __host__ __device__ __forceinline__
 #define RMSPROP_RESTRICT __restrict__
@@ -96,7 +96,7 @@ enum { RMSPROP_SLOTS(RMSPROP_SLOT_) RMSPROP_N_SLOTS };
 #define RMSPROP_FOR_VARIANT(variant, f, ...)                                           \
     switch (variant) { RMSPROP_VARIANTS(RMSPROP_CASE_, f, __VA_ARGS__) }
 
-/* The variant that three flags say; of literals it is a literal. */
+/* The variant of three flags. If the flags are literals, it is a literal. */
 #define RMSPROP_VARIANT(centered, momentum, eps_in_sqrt)                               \
     (((centered) ? RMSPROP_CENTERED : 0) | ((momentum) ? RMSPROP_MOMENTUM : 0) |       \
      ((eps_in_sqrt) ? RMSPROP_EPS_IN_SQRT : 0))
@@ -112,16 +112,16 @@ RMSPROP_INLINE int rmsprop_needs_slot(int variant, int slot)
     return 0;
 }
 
-/* What multiplies gradients so that their norm is at most `norm`: `squares` is the sum
- * of the squares of the raw values, `factor` multiplies these before clipping. */
+/* The number that multiplies gradients so that their norm is at most `norm`. `squares` is
+ * the sum of the squares of the raw values; `factor` multiplies these before clipping. */
 RMSPROP_INLINE double rmsprop_norm_scale(double squares, double norm, double factor)
 {
     const double length = fabs(factor) * sqrt(squares);
     return length <= norm ? factor : factor * (norm / length);
 }
 
-/* How many of the `made` steps of a variable a row has yet to catch up. Every row has
- * made `by_all`, this one `by_row`; the larger number counts. Never negative. */
+/* How many of the `made` steps of a variable a row has missed. Every row has made
+ * `by_all` steps, this row `by_row`; the larger number counts. Never negative. */
 RMSPROP_INLINE long long rmsprop_missed_steps(long long made, long long by_all,
                                               long long by_row)
 {
@@ -133,9 +133,9 @@ RMSPROP_INLINE long long rmsprop_missed_steps(long long made, long long by_all,
 /* The most steps that may be missed, whatever number comes in. */
 #define RMSPROP_AT_MOST_63_BITS(steps) ((steps) >> 63 ? ~0ULL >> 1 : (steps))
 
-/* Duplicate rows are summed in runs of 32, then run by run: part of the result. */
+/* Duplicate rows are summed in runs of 32, then run by run. The bits depend on this. */
 #define RMSPROP_SUM_RUN 32
-/* Columns summed at a time, in two such buffers on the stack. Not part of it. */
+/* Columns summed at a time, in two buffers on the stack. The bits do not depend on it. */
 #define RMSPROP_SUM_BLOCK 128
 
 /* float: the smallest normal number is 2^-126 = FLT_MIN. */

@@ -12,7 +12,7 @@
  * products and sums alone: pow has other bits on other machines.
  */
 
-/* What k steps with a zero gradient multiply by; k = 0: 1, 1 and 0. */
+/* The factors of k steps with a zero gradient; for k = 0 they are 1, 1 and 0. */
 typedef struct {
     double rho;      /* rho^k */
     double momentum; /* momentum^k */
@@ -81,7 +81,7 @@ RMSPROP_INLINE void RMSPROP_NAME(catch_up)(RMSPROP_REAL *param, RMSPROP_REAL *rm
     }
 }
 
-/* Catch up n elements that are side by side, all by the same steps. */
+/* Apply the same number of missed steps to n contiguous elements. */
 RMSPROP_INLINE void RMSPROP_NAME(catch_up_span)(
     RMSPROP_NAME(out) param, RMSPROP_NAME(out) rms, RMSPROP_NAME(out) mg,
     RMSPROP_NAME(out) mom, ptrdiff_t n, RMSPROP_NAME(idle) idle, const int variant)

@@ -14,15 +14,15 @@ typedef struct {
     RMSPROP_REAL epsilon;       /* >= 0; unit of grad^2 inside the root, of grad outside */
     RMSPROP_REAL keep;          /* 1 - lr*weight_decay; exactly 1 when off */
     RMSPROP_REAL grad_scale;    /* multiplies every raw gradient value, before clip */
-    RMSPROP_REAL clip;          /* bound on the scaled gradient's magnitude, or +inf */
+    RMSPROP_REAL clip;          /* largest |scaled gradient|, or +inf */
 } RMSPROP_NAME(coef);
 
-/* Pointers that promise: nothing else reaches these elements during the call. */
+/* Pointers: during the call, no other pointer may be used for these elements. */
 typedef RMSPROP_REAL *RMSPROP_RESTRICT RMSPROP_NAME(out);
 typedef const RMSPROP_REAL *RMSPROP_RESTRICT RMSPROP_NAME(in);
 
 /* Round the step's scalars once. one_minus_rho is taken after rounding rho, as
- * TensorFlow's kernels do: in float at rho = .999 the other order is 20 times less
+ * in TensorFlow: in float at rho = .999 the other order is 20 times less
  * accurate, and the weights would no longer add up to one. */
 RMSPROP_INLINE RMSPROP_NAME(coef)
 RMSPROP_NAME(coef_make)(double lr, double rho, double momentum, double epsilon,
@@ -82,7 +82,7 @@ RMSPROP_INLINE void RMSPROP_NAME(element)(RMSPROP_REAL *param, RMSPROP_REAL grad
                                                 : RMSPROP_SQRT(d) + c.epsilon;
     inc = (c.lr * grad) / denominator;
     if (variant & RMSPROP_MOMENTUM) {
-        /* Keras's momentum: the learning rate is inside the buffer. */
+        /* Momentum as in Keras: the slot contains the learning rate. */
         *mom = RMSPROP_NAME(flush)(c.momentum * *mom + inc);
         inc = *mom;
     }

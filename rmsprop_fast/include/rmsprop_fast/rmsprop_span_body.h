@@ -6,16 +6,16 @@
  *     site: each combination becomes a loop without branches, which compilers vectorise;
  *   - mg is read and written only if centered, mom only if momentum; either may be NULL
  *     otherwise;
- *   - no two of the arrays overlap: compilers are told so;
+ *   - the arrays must not overlap: the compiler relies on it;
  *   - gradients are raw: c scales and clips them.
  */
 
-/* Update n elements that lie side by side.
+/* Update n contiguous elements.
  *
  *   param, rms, mg, mom   n elements each, read and written
  *   grad                  n elements, read
  *
- * Elements do not depend on each other: threads may share an array out as they like.
+ * Elements do not depend on each other: threads may divide an array in any way.
  * One row of a table is `param + row * width` and so on, with n = width. */
 RMSPROP_INLINE void RMSPROP_NAME(span)(
     RMSPROP_NAME(out) param, RMSPROP_NAME(in) grad, RMSPROP_NAME(out) rms,
@@ -88,7 +88,7 @@ RMSPROP_INLINE void RMSPROP_NAME(sum_rows)(
     }
 }
 
-/* Update some rows of a table from a row-sparse gradient; the others stay untouched.
+/* Update some rows of a table from a row-sparse gradient; other rows do not change.
  *
  *   param, rms, mg, mom   n_rows x width elements, row after row, read and written
  *   values                one row of width elements for each of n gradients, read
