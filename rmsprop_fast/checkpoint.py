@@ -109,7 +109,10 @@ def _twin(optimizer: Optimizer) -> Optimizer:
     Its `get_config` may be a subclass's own and runs code of the caller. So it is
     called after the lock is released, and sees the configuration of the saved step.
     """
-    twin = object.__new__(type(optimizer))
+    cls = type(optimizer)
+    # A finaliser of the caller's class would end what both have.
+    without: Any = type(cls.__name__, (cls,), {"__del__": lambda self: None})
+    twin: Any = object.__new__(without)
     for name, value in vars(optimizer).items():
         vars(twin)[name] = dict(value) if type(value) is dict else value
     for name, value in twin._values.items():

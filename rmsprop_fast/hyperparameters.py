@@ -190,6 +190,8 @@ _NEUTRAL: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 def without_neutral_keys(config: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of a configuration without keys of Keras that change nothing."""
+    if not isinstance(config, dict):
+        raise TypeError(f"config must be a dict, got {config!r}")
     for key, is_neutral in _NEUTRAL.items():
         if key in config and not is_neutral(config):
             raise ValueError(f"config: {key} is not supported, got {config[key]!r}")

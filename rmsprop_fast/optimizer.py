@@ -240,8 +240,8 @@ class Optimizer:
                 self._synchronize()
                 self._catch_up(None, None)
                 self._values = {**self._values, name: value}
-        else:
-            self._values = values
+        else:  # nothing is called between reading and writing: no setter gets lost
+            self._values = {**self._values, name: value}
 
     def _refuse_with_catch_up(self, option: Option[Any], value: Any) -> None:
         if option.decays_missed_rows and callable(value):
@@ -305,7 +305,7 @@ class Optimizer:
         Reading it does not wait for devices, see `synchronize`; setting it does.
         """
         self._see_skipped()
-        return int(self._slots.iterations)
+        return int(self._slots.iterations.item())
 
     @iterations.setter
     def iterations(self, value: int) -> None:
@@ -420,7 +420,7 @@ class Optimizer:
             step_rules.nonfinite(pairs)
             return NOT_FINITE  # another thread has made them finite since
         self._slots.skipped_steps += 1
-        return int(self._slots.iterations)
+        return int(self._slots.iterations.item())
 
     def _bind_new(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
@@ -517,9 +517,11 @@ class Optimizer:
                 if bound.was_resized and getattr(bound.var, "base", None) is var:
                     return k
             state_rules.unknown_variable(var)
-        known = self._slots[index].var
-        if known is not None:
-            rules.same_array("", var, known)
+        bound = self._slots[index]
+        if bound.was_resized and getattr(bound.var, "base", None) is var:
+            return index
+        if bound.var is not None:
+            rules.same_array("", var, bound.var)
         return index
 
     def exclude_from_weight_decay(
@@ -945,8 +947,11 @@ class Optimizer:
             self._synchronize()
             new = state_rules.weights(self._name, weights, self.weights)
             # Copies first: an array of the caller may be one of the live ones.
-            copies = [array.copy() for array in new]
-            pairs = [*zip(self.weights, copies, strict=True), *self._slots.caught_up()]
+            weights = self.weights
+            copies = [
+                array.astype(old.dtype) for array, old in zip(new, weights, strict=True)
+            ]
+            pairs = [*zip(weights, copies, strict=True), *self._slots.caught_up()]
             # The host's arrays in one call: an interrupt comes before or after it.
             on_host = []
             for target, source in pairs:
@@ -1088,7 +1093,10 @@ class Optimizer:
         rebuilt = ("_lock", "_step", "_devices", "_prepared", "_uncalled", "_slots")
         with self._lock:
             attributes = {k: v for k, v in self.__dict__.items() if k not in rebuilt}
-            return {"attributes": attributes, "state": self._state()}
+            state = self._state()
+            # Copies, which pickle and copy read after the lock is released.
+            arrays = {name: array.copy() for name, array in state["arrays"].items()}
+        return {"attributes": attributes, "state": {**state, "arrays": arrays}}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         self.__dict__.update(pickled["attributes"])

@@ -84,13 +84,6 @@ def integer(name: str, value: Any, least: int, most: int = sys.maxsize) -> int:
     return result
 
 
-def no_schedule(name: str, value: Any) -> NoReturn:
-    """Raise for a schedule where only the learning rate may have one."""
-    raise TypeError(
-        f"{name} must be a real number or a callable without arguments, got {value!r}"
-    )
-
-
 def flag(name: str, value: Any) -> bool:
     """Return a bool."""
     if isinstance(value, (bool, np.bool_)):
@@ -103,29 +96,6 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {value!r}")
     return value
-
-
-def finiteness(name: str, value: Any) -> bool | str:
-    """Return what `check_finite` may be."""
-    if isinstance(value, str) and value == "skip":
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise TypeError(f"{name} must be a bool or 'skip', got {value!r}")
-
-
-def no_callable_with_catch_up(name: str, value: Any) -> None:
-    """Refuse a callable where missed steps are made up for with one number."""
-    if callable(value):
-        raise ValueError(f"{name} must be a number with catch_up=True, got {value!r}")
-
-
-def no_weight_decay_with_catch_up(value: Any) -> None:
-    """Refuse weight decay where missed steps are made up for."""
-    if value:
-        raise ValueError(
-            f"weight_decay must be None or 0 with catch_up=True, got {value!r}"
-        )
 
 
 def no_names(name: str, value: Any) -> None:
@@ -302,8 +272,10 @@ def listed(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def too_many_iterations() -> NoReturn:
-    """Raise when the count of steps cannot grow."""
+def no_further_step(iterations: int) -> NoReturn:
+    """Raise when the count of steps cannot grow, or is no count."""
+    if iterations < 0:
+        raise ValueError(f"iterations must be >= 0, got {iterations}")
     raise OverflowError(
-        f"iterations must be < {MAX_ITERATIONS} for another step, got {MAX_ITERATIONS}"
+        f"iterations must be < {MAX_ITERATIONS} for another step, got {iterations}"
     )

@@ -56,6 +56,12 @@ def _own_copy(array: Array) -> Array:
     return array if owned else np.array(array, order="C", subok=False)
 
 
+def _not_owned(array: Array) -> Array:
+    """Return an array that NumPy refuses to resize: callers get the live slots."""
+    owns = isinstance(array, np.ndarray) and array.flags.owndata
+    return array.view() if owns else array
+
+
 class Bound(NamedTuple):
     """One variable, its slots and its counts of steps.
 
@@ -143,7 +149,7 @@ class Slots:
     """
 
     def __init__(self, counts_rows: bool = False) -> None:
-        self.iterations = np.zeros((), np.int64)
+        self.iterations = _not_owned(np.zeros((), np.int64))
         self.skipped_steps = 0  # how many check_finite="skip" has skipped
         self.counts_rows = counts_rows
         # Sets of variables whose missing gradients were warned about.
@@ -232,10 +238,12 @@ class Slots:
         for name in names:
             for index, var in zip(indices, new, strict=True):
                 if index >= state.n or name not in state.bound[index].slots:
-                    added[index][name] = backends.zeros(var.shape, var.dtype, var)
+                    added[index][name] = _not_owned(
+                        backends.zeros(var.shape, var.dtype, var)
+                    )
                     order.append((index, name))
         if given is not None:
-            added[indices[0]][given[0]] = given[1]
+            added[indices[0]][given[0]] = _not_owned(given[1])
             order.append((indices[0], given[0]))
         fresh = [
             Bound(
@@ -299,7 +307,10 @@ class Slots:
         bound = []
         for each, var in zip(self, new, strict=True):
             slots, counters = (
-                {name: backends.place(array, var) for name, array in arrays.items()}
+                {
+                    name: _not_owned(backends.place(array, var))
+                    for name, array in arrays.items()
+                }
                 for arrays in (each.slots, each.counters)
             )
             is_excluded = each.is_excluded or self.key(var) in self._to_exclude
@@ -369,16 +380,17 @@ class Slots:
         if unbound:
             unbound_exclusions(unbound)
         arrays = {
+            # The caller can give the live array another shape.
             f"slot.{index}.{quote(name, safe='')}": backends.as_numpy(
                 self[index].slots[name]
-            )
+            ).reshape(self[index].shape)
             for index, name in self._order()
         }
         for index, each in enumerate(self):
             for name, counter in _counters_to_save(each.counters).items():
                 arrays[f"counter.{index}.{name}"] = counter
         return {
-            "iterations": int(self.iterations),
+            "iterations": self.iterations.item(),
             "skipped_steps": self.skipped_steps,
             "variables": [[list(each.shape), each.dtype.name] for each in self],
             "is_closed": self.is_closed,

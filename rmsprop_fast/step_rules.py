@@ -338,7 +338,8 @@ def nonfinite(grads_and_vars: Sequence[tuple[Any, Any]]) -> None:
     for k, (grad, var) in enumerate(grads_and_vars):
         if grad is None or backends.is_on_device(var):
             continue
-        values = backends.adopt(getattr(grad, "values", grad))
+        is_sparse = type(grad) is indexed_slices.IndexedSlices
+        values = grad.values if is_sparse else backends.adopt(grad)
         count = values.size - int(np.count_nonzero(np.isfinite(values)))
         if count:
             found.append(_bad_elements(k, count, values.size, var.shape))

@@ -7,7 +7,7 @@
 cimport numpy as cnp
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.math cimport INFINITY, isfinite
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 
 from rmsprop_fast.cpu cimport _tasks
 from rmsprop_fast.cpu._gradients cimport (
@@ -353,8 +353,8 @@ cdef class Step:
         if not self.records.collect(
                 pairs, arguments.variant, arguments.overlaps_checked):
             return REFUSED
-        if (<int64_t *> cnp.PyArray_DATA(slots.iterations))[0] >= rules.MAX_ITERATIONS:
-            rules.too_many_iterations()
+        if not 0 <= (<int64_t *> cnp.PyArray_DATA(slots.iterations))[0] < INT64_MAX:
+            rules.no_further_step(slots.iterations.item())
         if self.records.device.n > 0 or arguments.rate is not None:
             return self.devices.update(slots, arguments)
         return self.update_host(slots, arguments)
