@@ -22,6 +22,8 @@ cdef extern from "rmsprop_fast/rmsprop.h" nogil:
 
     # Call f(..., variant) with `variant` as a literal.
     void RMSPROP_FOR_VARIANT(int variant, ...)
+    # Call f(..., slot) with a literal for each slot that a variant needs.
+    void RMSPROP_FOR_SLOTS(int variant, ...)
 
     int RMSPROP_VARIANT(bint centered, bint momentum, bint eps_in_sqrt)
     bint rmsprop_needs_slot(int variant, int slot) noexcept

@@ -4,10 +4,9 @@ from libc.stdint cimport int64_t
 
 from rmsprop_fast.cpu._sort cimport Occurrence32
 from rmsprop_fast.header cimport (
-    RMSPROP_N_SLOTS, rmsprop_coef_f32, rmsprop_coef_f64, rmsprop_coef_make_f32,
-    rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
+    RMSPROP_FOR_SLOTS, RMSPROP_N_SLOTS, rmsprop_coef_f32, rmsprop_coef_f64,
+    rmsprop_coef_make_f32, rmsprop_coef_make_f64, rmsprop_idle_f32, rmsprop_idle_f64,
     rmsprop_idle_powers_f32, rmsprop_idle_powers_f64, rmsprop_missed_steps,
-    rmsprop_needs_slot,
 )
 
 cdef enum:
@@ -153,17 +152,20 @@ cdef inline void prefetch(const char *start, Py_ssize_t n_bytes) noexcept nogil:
     RMSPROP_PREFETCH(start + n_bytes - 1)
 
 
+cdef inline void prefetch_slot(
+    const Rows *r, Py_ssize_t offset, const int slot,
+) noexcept nogil:
+    RMSPROP_PREFETCH(r.slots[slot] + offset)
+
+
 cdef inline void prefetch_line(
     const Rows *r, Py_ssize_t k, Py_ssize_t offset, const int variant,
 ) noexcept nogil:
     """Ask for what occurrence k will need `offset` bytes into its row."""
     cdef Py_ssize_t row = r.occurrences[k].row
-    cdef int slot
     RMSPROP_PREFETCH(r.values + r.occurrences[k].position * r.values_stride + offset)
     RMSPROP_PREFETCH(r.param + row * r.param_stride + offset)
-    for slot in range(RMSPROP_N_SLOTS):
-        if rmsprop_needs_slot(variant, slot):
-            RMSPROP_PREFETCH(r.slots[slot] + row * r.slot_stride + offset)
+    RMSPROP_FOR_SLOTS(variant, prefetch_slot, r, row * r.slot_stride + offset)
 
 
 cdef inline void prefetch_row(

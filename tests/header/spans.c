@@ -127,10 +127,10 @@ DOOR long long missed_steps(long long made, long long by_all, long long by_row)
 
 /* The sum of what each flag, slot and variant is worth, from the header's own lists. */
 #define SUM_FLAG(name, bit) +(bit)
-#define SUM_SLOT(name, flag) +1
+#define SUM_SLOT(name, flag, ...) +1
 DOOR int flags_and_slots(int *slots);
 DOOR int flags_and_slots(int *slots)
 {
-    *slots = RMSPROP_SLOTS(SUM_SLOT);
+    *slots = RMSPROP_SLOTS(SUM_SLOT, 0);
     return RMSPROP_FLAGS(SUM_FLAG);
 }

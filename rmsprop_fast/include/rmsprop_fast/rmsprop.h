@@ -77,17 +77,20 @@
     X(0, __VA_ARGS__) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__)            \
     X(4, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__)
 
-/* The slots in their order: a name and the option that needs the slot, 0 for all. */
-#define RMSPROP_SLOTS(X) X(RMS, 0) X(MG, RMSPROP_CENTERED) X(MOM, RMSPROP_MOMENTUM)
+/* The slots in their order, for X(name, option that needs the slot or 0, ...). */
+#define RMSPROP_SLOTS(X, ...)                                                          \
+    X(RMS, 0, __VA_ARGS__)                                                             \
+    X(MG, RMSPROP_CENTERED, __VA_ARGS__)                                               \
+    X(MOM, RMSPROP_MOMENTUM, __VA_ARGS__)
 
 #define RMSPROP_FLAG_(name, bit) RMSPROP_##name = bit,
-#define RMSPROP_SLOT_(name, flag) RMSPROP_SLOT_##name,
+#define RMSPROP_SLOT_(name, flag, ...) RMSPROP_SLOT_##name,
 #define RMSPROP_COUNT_(variant, ...) +1
 enum {
     RMSPROP_FLAGS(RMSPROP_FLAG_)
     RMSPROP_N_VARIANTS = RMSPROP_VARIANTS(RMSPROP_COUNT_, 0)
 };
-enum { RMSPROP_SLOTS(RMSPROP_SLOT_) RMSPROP_N_SLOTS };
+enum { RMSPROP_SLOTS(RMSPROP_SLOT_, 0) RMSPROP_N_SLOTS };
 
 /* Call f(..., variant) with `variant` as a literal: f, inlined, becomes one loop without
  * branches for each variant. */
@@ -102,15 +105,25 @@ enum { RMSPROP_SLOTS(RMSPROP_SLOT_) RMSPROP_N_SLOTS };
      ((eps_in_sqrt) ? RMSPROP_EPS_IN_SQRT : 0))
 
 /* Whether a variant reads and writes a slot. */
-#define RMSPROP_NEEDS_(name, flag)                                                     \
+#define RMSPROP_NEEDS_(name, flag, ...)                                                \
     case RMSPROP_SLOT_##name: return (variant & (flag)) == (flag);
 RMSPROP_INLINE int rmsprop_needs_slot(int variant, int slot)
 {
     switch (slot) {
-        RMSPROP_SLOTS(RMSPROP_NEEDS_)
+        RMSPROP_SLOTS(RMSPROP_NEEDS_, 0)
     }
     return 0;
 }
+
+/* Call f(..., slot) with a literal for each slot that a variant needs. A loop over slots
+ * reads their addresses from memory each time: updates of rows took 4 to 17 % longer. */
+#define RMSPROP_IF_SLOT_(name, flag, variant, f, ...)                                  \
+    if (((variant) & (flag)) == (flag))                                                \
+        f(__VA_ARGS__, RMSPROP_SLOT_##name);
+#define RMSPROP_FOR_SLOTS(variant, f, ...)                                             \
+    {                                                                                  \
+        RMSPROP_SLOTS(RMSPROP_IF_SLOT_, variant, f, __VA_ARGS__)                       \
+    }
 
 /* The number that multiplies gradients so that their norm is at most `norm`. `squares` is
  * the sum of the squares of the raw values; `factor` multiplies these before clipping. */
