@@ -151,7 +151,7 @@ def restored(new: Sequence[Array], slots: Slots) -> None:
     """Refuse variables that do not match those of a restored optimizer by position."""
     if len(new) != len(slots):
         raise ValueError(
-            f"the restored optimizer had {len(slots)} variables, got {len(new)}"
+            f"variables: the restored optimizer had {len(slots)}, got {len(new)}"
         )
     for k, (var, bound) in enumerate(zip(new, slots, strict=True)):
         if (var.shape, var.dtype) != (bound.shape, bound.dtype):

@@ -1102,10 +1102,10 @@ def test_a_copy_takes_variables_of_another_layout(clone):
 
 
 MISMATCHES = {
-    "too-few": (lambda a, b: [a], "the restored optimizer had 2 variables, got 1"),
+    "too-few": (lambda a, b: [a], "variables: the restored optimizer had 2, got 1"),
     "too-many": (
         lambda a, b: [a, b, np.ones(2)],
-        "the restored optimizer had 2 variables, got 3",
+        "variables: the restored optimizer had 2, got 3",
     ),
     "order": (lambda a, b: [b, a], r"variable 0: .* had shape \(4, 3\).* got \(5,\)"),
     "shape": (

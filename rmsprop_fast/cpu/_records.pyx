@@ -18,8 +18,8 @@ from libc.string cimport memcmp, memcpy, memset
 from rmsprop_fast.cpu._extents cimport find_bounds
 from rmsprop_fast.cpu._spans cimport dtype_of, param_size
 from rmsprop_fast.header cimport (
-    RMSPROP_CENTERED, RMSPROP_EPS_IN_SQRT, RMSPROP_MOMENTUM, RMSPROP_SLOT_MG,
-    RMSPROP_SLOT_MOM, RMSPROP_SLOT_RMS,
+    RMSPROP_CENTERED, RMSPROP_MOMENTUM, RMSPROP_SLOT_MG, RMSPROP_SLOT_MOM,
+    RMSPROP_SLOT_RMS,
 )
 
 from weakref import ref
@@ -32,12 +32,30 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(object mapping, object key) except? NULL
 
-# The bits of a variant, by the names of their hyperparameters.
-FLAGS = {
-    "centered": RMSPROP_CENTERED,
-    "momentum": RMSPROP_MOMENTUM,
-    "eps_in_sqrt": RMSPROP_EPS_IN_SQRT,
-}
+cdef extern from *:
+    """
+    #define RMSPROP_FLAG_ROW(name, bit) {#name, bit},
+    static const struct { const char *name; int bit; } rmsprop_flag_rows[] = {
+        RMSPROP_FLAGS(RMSPROP_FLAG_ROW) {0, 0}
+    };
+    """
+    struct rmsprop_flag_row:
+        const char *name
+        int bit
+    const rmsprop_flag_row *rmsprop_flag_rows
+
+
+cdef dict _flags():
+    cdef dict flags = {}
+    cdef int k = 0
+    while rmsprop_flag_rows[k].name != NULL:
+        flags[rmsprop_flag_rows[k].name.decode().lower()] = rmsprop_flag_rows[k].bit
+        k += 1
+    return flags
+
+
+# The bits of a variant, by the names of their hyperparameters: the header's list.
+FLAGS = _flags()
 
 # The slots that an update uses, by name, and the bit of a variant that needs each.
 SLOTS = {"rms": 0, "momentum": RMSPROP_MOMENTUM, "mg": RMSPROP_CENTERED}
