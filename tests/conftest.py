@@ -94,7 +94,7 @@ def fake(
 def real(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> OnDevice:
-    """Give arrays of CuPy's, on a device."""
+    """Give CuPy arrays on a device."""
     cupy = real_cupy()
     folder = tmp_path_factory.getbasetemp() / "kernels"  # compiled once for all tests
     monkeypatch.setenv("RMSPROP_FAST_CACHE", str(folder))

@@ -30,7 +30,7 @@ class Host:
 
 
 class OnDevice:
-    """Arrays of CuPy's, or of what stands for it."""
+    """CuPy arrays, or arrays of the fake CuPy."""
 
     def __init__(self, cupy: ModuleType) -> None:
         self.cupy = cupy

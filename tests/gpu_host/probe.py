@@ -129,7 +129,7 @@ def misses_bad_elements(cupy: ModuleType) -> bool:
             try:
                 opt.check()
             except FloatingPointError:
-                check = "skip"  # as good as that
+                check = "skip"  # has the same result
             if check is True or (var.get() != 1).any() or opt.iterations != 0:
                 return True
     return False
