@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -146,6 +146,13 @@ class Optimizer:
     def lr(self, value: Any) -> None:
         self.learning_rate = value
 
+    # By name, those of the bases first; a step with a schedule asks for them.
+    _options: ClassVar[dict[str, Option[Any]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._options = hyperparameters.options_of(cls)
+
     def __init__(
         self, name: str | None = None, *, num_threads: int | None = None, **kwargs: Any
     ) -> None:
@@ -253,11 +260,6 @@ class Optimizer:
                 f"weight_decay must be None or 0 with catch_up=True, got {value!r}"
             )
 
-    @classmethod
-    def _options(cls) -> dict[str, Option[Any]]:
-        """Return the options of this class by name, those of its bases first."""
-        return hyperparameters.options_of(cls)
-
     def _called(self) -> dict[str, Any]:
         """Return what hyperparameters that are callables or schedules say now.
 
@@ -266,7 +268,7 @@ class Optimizer:
         values = self._values
         if self._uncalled is values:
             return {}
-        options = self._options()
+        options = self._options
         called = {
             name: options[name].number(value, lambda: self.iterations)
             for name, value in values.items()
@@ -425,7 +427,6 @@ class Optimizer:
     def _bind_new(self, pairs: list[Any], slot_names: list[str]) -> list[Any]:
         """Find the broken rule and raise, or bind what is new; return clean pairs."""
         pairs = step_rules.pairs(pairs)
-        step_rules.not_resized(self._slots)
         to_bind, missing = step_rules.step(pairs, self._slots)
         arrays = [var for grad, var in pairs if grad is not None]
         self._check_norm_place(arrays)
@@ -512,16 +513,16 @@ class Optimizer:
 
     def _index(self, var: Any) -> int:
         index = self._slots.find(var)
-        if index is None:  # perhaps it was resized in place: its address is another now
-            for k, bound in enumerate(self._slots):
-                if bound.was_resized and getattr(bound.var, "base", None) is var:
-                    return k
+        resized = self._slots.resized(var)
+        if resized is not None:  # its shape, and perhaps its address, is another now
+            bound = self._slots[resized].var
+            if getattr(bound, "base", None) is var:
+                return resized
+        if index is None:
             state_rules.unknown_variable(var)
-        bound = self._slots[index]
-        if bound.was_resized and getattr(bound.var, "base", None) is var:
-            return index
-        if bound.var is not None:
-            rules.same_array("", var, bound.var)
+        known = self._slots[index].var
+        if known is not None:
+            rules.same_array("", var, known)
         return index
 
     def exclude_from_weight_decay(
@@ -622,7 +623,8 @@ class Optimizer:
     def _catch_up(self, var: Any, rows: Any) -> None:
         slots = self._slots
         state_rules.counted_rows(slots)
-        step_rules.not_resized(slots)
+        for bound in slots:
+            step_rules.not_resized("", bound.var, slots)
         if var is None:
             indices = list(range(len(slots)))
         else:
@@ -971,7 +973,7 @@ class Optimizer:
         dict
             JSON-able. Callables are evaluated; a schedule is a dict.
         """
-        options, config = self._options(), self._settings()
+        options, config = self._options, self._settings()
         for name in options.keys() & config.keys():
             value = getattr(self, name)
             if isinstance(value, LearningRateSchedule):
@@ -984,7 +986,7 @@ class Optimizer:
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the constructor that are set, without those off."""
         values = {
-            name: self._values[name] for name in self._options() if name in self._values
+            name: self._values[name] for name in self._options if name in self._values
         }
         settings = {
             "name": self._name,
@@ -1109,3 +1111,6 @@ class Optimizer:
     def __repr__(self) -> str:
         fields = ", ".join(f"{k}={v!r}" for k, v in self._settings().items())
         return f"{type(self).__name__}({fields})"
+
+
+Optimizer._options = hyperparameters.options_of(Optimizer)

@@ -100,6 +100,12 @@ class Bound(NamedTuple):
         return low < owner_low or high > owner_high
 
 
+def _owner_key(array: Any) -> Any:
+    """Return a key for the array that owns the memory of an array."""
+    base = getattr(array, "base", None)
+    return "owner", id(base if isinstance(base, np.ndarray) else array)
+
+
 class State(NamedTuple):
     """Everything about variables at one moment.
 
@@ -127,7 +133,7 @@ def _state_of(bound: list[Bound], order: list[tuple[int, str]], **flags: bool) -
     arrays: list[Array] = []
     for index, each in enumerate(bound):
         if each.var is not None:
-            by_key[Slots.key(each.var)] = index
+            by_key[Slots.key(each.var)] = by_key[_owner_key(each.var)] = index
             arrays.append(each.var)
         arrays += each.slots.values()
     extents = Extents()
@@ -190,6 +196,14 @@ class Slots:
         state = self.state
         index = state.by_key.get(self.key(var))
         return None if index is None or index >= state.n else index
+
+    def resized(self, var: Any) -> int | None:
+        """Return the index of a bound variable whose memory `var` owned and resized."""
+        state = self.state
+        index = state.by_key.get(_owner_key(var))
+        if index is None or index >= state.n or not self[index].was_resized:
+            return None
+        return index
 
     def _order(self) -> list[tuple[int, str]]:
         return self.state.order[: self.state.n_order]
@@ -274,6 +288,7 @@ class Slots:
         for index, var in zip(indices, new, strict=True):
             if index >= state.n:
                 state.by_key[self.key(var)] = index
+                state.by_key[_owner_key(var)] = index
                 arrays.append(var)
             arrays += added[index].values()
         state.extents.add_all([backends.bounds(array) for array in arrays])

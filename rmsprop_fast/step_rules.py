@@ -116,6 +116,7 @@ def _bindable(
     """Check one variable by itself; `memory` takes it when it is new."""
     # A bound variable has passed these rules; since then it may be read-only.
     rules.variable(where, var)
+    not_resized(where, var, slots)
     key = slots.key(var)
     index = slots.find(var)
     twin = seen.get(key) if index is None else slots[index].var
@@ -161,14 +162,14 @@ def restored(new: Sequence[Array], slots: Slots) -> None:
             )
 
 
-def not_resized(slots: Slots) -> None:
-    """Refuse when a bound variable was resized: its memory may be freed."""
-    for k, bound in enumerate(slots):
-        if bound.was_resized:
-            raise ValueError(
-                f"variable {k} of shape {bound.shape} was resized in place after it "
-                "was bound: forget it first"
-            )
+def not_resized(where: str, var: Any, slots: Slots) -> None:
+    """Refuse a variable whose owner was resized: the bound memory is not its own."""
+    k = slots.resized(var)
+    if k is not None:
+        raise ValueError(
+            f"{where}variable {k} of shape {slots[k].shape} was resized in place after "
+            "it was bound: forget it first"
+        )
 
 
 def to_exclude(var_list: Any, slots: Slots) -> list[Array]:
